@@ -1,0 +1,85 @@
+"""Array libraries by name: what the Array API standard leaves out, one file per library.
+
+Nothing is imported until a backend is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+
+from ._backend import Backend, BackendUnavailable
+
+__all__ = ["Backend", "BackendUnavailable", "available", "get", "names"]
+
+_NAMES = ("numpy", "array-api-strict", "torch:cpu", "torch:cuda", "cupy", "jax:cpu", "jax:cuda")
+
+_ENTRY_POINTS = "array_api_kernels.backends"
+
+
+def names() -> tuple[str, ...]:
+    """Name every known backend, whether or not it can run here.
+
+    Another package adds backends through the entry point group `array_api_kernels.backends`: the
+    name of each entry is the backend's, its object a function of a device name or None that
+    returns a `Backend` or raises `BackendUnavailable`.
+
+    Examples
+    --------
+    >>> names()[:3]
+    ('numpy', 'array-api-strict', 'torch:cpu')
+    """
+    return _NAMES + tuple(entry.name for entry in entry_points(group=_ENTRY_POINTS))
+
+
+def available() -> tuple[str, ...]:
+    """Name the backends that can run here.
+
+    Examples
+    --------
+    >>> "numpy" in available()
+    True
+    """
+    return tuple(name for name in names() if _runs(name))
+
+
+def get(name: str) -> Backend:
+    """Find a backend: a name of `names()`, with a device number where there are several.
+
+    Parameters
+    ----------
+    name
+        Such as "numpy", "torch:cpu", "torch:cuda" or "torch:cuda:1". The library alone, "torch" or
+        "jax", is its CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known.
+    BackendUnavailable
+        If the library is not installed or has no such device here.
+
+    Examples
+    --------
+    >>> backend = get("numpy")
+    >>> backend.asarray([1, 2], "float32")
+    array([1., 2.], dtype=float32)
+    """
+    library, _, device = name.partition(":")
+    for entry in entry_points(group=_ENTRY_POINTS):
+        if library == entry.name:
+            backend: Backend = entry.load()(device or None)
+            return backend
+    if library not in {known.partition(":")[0] for known in _NAMES}:
+        raise ValueError(f"expected a backend of {', '.join(names())}, got {name!r}")
+    module = importlib.import_module(f"backends.{library.replace('-', '_')}")
+    found: Backend = module.get(device or None)
+    return found
+
+
+def _runs(name: str) -> bool:
+    try:
+        get(name)
+    except BackendUnavailable:
+        return False
+    return True

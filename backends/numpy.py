@@ -1,0 +1,41 @@
+"""NumPy: the host's memory, no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels._typing import Array
+
+from ._backend import Backend, BackendUnavailable, no_devices
+
+
+def get(device: str | None) -> Backend:
+    no_devices("numpy", device)
+    try:
+        import numpy
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "NumPy is not installed: pip install array-api-kernels[numpy]."
+        ) from None
+    from array_api_compat import numpy as xp
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        a: Array = xp.array(host, dtype=None if dtype is None else getattr(xp, dtype))
+        return a
+
+    return Backend(
+        name="numpy",
+        version=numpy.__version__,
+        xp=xp,
+        device="cpu",
+        devices=("cpu",),
+        asarray=asarray,
+        to_numpy=numpy.array,
+        synchronize=lambda: None,
+        compile=_unchanged,
+    )
+
+
+def _unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function

@@ -1,0 +1,68 @@
+"""PyTorch on the CPU and on CUDA."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from kernels._typing import Array
+
+from ._backend import Backend, BackendUnavailable, device_index
+
+
+def get(device: str | None) -> Backend:
+    kind, _, index = (device or "cpu").partition(":")
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"expected the backend 'torch:cpu' or 'torch:cuda', got 'torch:{device}'")
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "PyTorch is not installed: pip install array-api-kernels[torch]."
+        ) from None
+    from array_api_compat import torch as xp
+
+    devices: tuple[str, ...] = ("cpu",)
+    if kind == "cpu":
+        place = torch.device("cpu")
+        device_index("PyTorch", kind, index, 1)
+    else:
+        if not torch.cuda.is_available():
+            raise BackendUnavailable(
+                f"PyTorch {torch.__version__} is installed but finds no CUDA device."
+            )
+        count = torch.cuda.device_count()
+        place = torch.device("cuda", device_index("PyTorch", kind, index, count))
+        devices = tuple(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        a: Array = torch.asarray(
+            host, dtype=None if dtype is None else getattr(torch, dtype), device=place, copy=True
+        )
+        return a
+
+    def to_numpy(a: Any) -> Any:
+        return a.detach().cpu().numpy().copy()
+
+    def synchronize() -> None:
+        if kind == "cuda":
+            torch.cuda.synchronize(place)
+
+    def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Tracing array_api_compat's cached look-ups of namespaces is sound: they depend on types.
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_")
+        compiled: Callable[..., Any] = torch.compile(function)
+        return compiled
+
+    return Backend(
+        name=f"torch:{place}",
+        version=torch.__version__,
+        xp=xp,
+        device=place,
+        devices=devices,
+        asarray=asarray,
+        to_numpy=to_numpy,
+        synchronize=synchronize,
+        compile=compile,
+    )

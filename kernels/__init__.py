@@ -1,0 +1,27 @@
+"""One neural-network training kernel for every array library of the Array API standard."""
+
+from . import random
+from .digest import digest
+from .losses import softmax_cross_entropy, squared_error
+from .network import Layer, backward, forward, init, step, update
+from .numerics import NATIVE
+from .storage import load, save
+from .training import Fit, fit
+
+__all__ = [
+    "NATIVE",
+    "Fit",
+    "Layer",
+    "backward",
+    "digest",
+    "fit",
+    "forward",
+    "init",
+    "load",
+    "random",
+    "save",
+    "softmax_cross_entropy",
+    "squared_error",
+    "step",
+    "update",
+]

@@ -1,0 +1,169 @@
+"""What the public functions ask of their input, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from ._typing import Array
+
+if TYPE_CHECKING:
+    from .network import Layer
+
+
+def check_array(name: str, array: Array) -> None:
+    """Raise TypeError unless `array` is an array of a real floating dtype."""
+    if not is_array_api_obj(array):
+        raise TypeError(
+            f"expected {name} to be an array of a library that follows the Array API standard, "
+            f"got {type(array).__name__}"
+        )
+    if not array_namespace(array).isdtype(array.dtype, "real floating"):
+        raise TypeError(
+            f"expected {name} of a real floating dtype such as float32, got {array.dtype}"
+        )
+
+
+def check_alike(name: str, array: Array, reference_name: str, reference: Array) -> None:
+    """Raise unless both arrays are of one library, dtype and device."""
+    if type(array) is not type(reference):
+        _check_library(name, array, reference_name, reference)
+    if array.dtype != reference.dtype:
+        raise TypeError(
+            f"expected {name} of dtype {reference.dtype}, as {reference_name}, got {array.dtype}"
+        )
+    check_device(name, array, reference_name, reference)
+
+
+def check_device(name: str, array: Array, reference_name: str, reference: Array) -> None:
+    """Raise unless both arrays are of one library and on one device."""
+    if type(array) is not type(reference):
+        _check_library(name, array, reference_name, reference)
+    # Tracers, and arrays of libraries without devices, have none to compare.
+    expected = getattr(reference, "device", None)
+    got = getattr(array, "device", expected)
+    if expected is not None and got != expected:
+        raise ValueError(f"expected {name} on device {expected}, as {reference_name}, got {got}")
+
+
+def _check_library(name: str, array: Array, reference_name: str, reference: Array) -> None:
+    if not is_array_api_obj(array):
+        raise TypeError(f"expected {name} to be an array, got {type(array).__name__}")
+    expected, got = array_namespace(reference), array_namespace(array)
+    if got is not expected:
+        raise TypeError(
+            f"expected {name} from {_library(expected)}, as {reference_name}, got {_library(got)}"
+        )
+
+
+def _library(xp: Any) -> str:
+    name: str = xp.__name__
+    return name.removeprefix("array_api_compat.")
+
+
+def check_layers(layers: Sequence[Layer]) -> None:
+    """Raise unless the layers are a network: matrices that chain, of one library, dtype, device."""
+    if len(layers) == 0:
+        raise ValueError("expected at least one layer, got an empty network")
+    first = layers[0].weight
+    check_array("layers[0].weight", first)
+    n_in = None
+    for i, (weight, bias) in enumerate(layers):
+        name = f"layers[{i}]"
+        if i > 0:
+            check_alike(f"{name}.weight", weight, "layers[0].weight", first)
+        if weight.ndim != 2:
+            raise ValueError(
+                f"expected {name}.weight of shape (n_in, n_out), got shape {tuple(weight.shape)}"
+            )
+        if n_in is not None and weight.shape[0] != n_in:
+            raise ValueError(
+                f"expected {name}.weight of shape ({n_in}, n_out), as layers[{i - 1}] has {n_in} "
+                f"outputs, got shape {tuple(weight.shape)}"
+            )
+        n_in = weight.shape[1]
+        if bias is not None:
+            check_alike(f"{name}.bias", bias, "layers[0].weight", first)
+            check_shape(f"{name}.bias", bias, (n_in,))
+
+
+def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `array` has `shape`."""
+    if tuple(array.shape) != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got shape {tuple(array.shape)}")
+
+
+def check_input(layers: Sequence[Layer], x: Array) -> None:
+    """Raise unless `x` is a batch of inputs for the network."""
+    weight = layers[0].weight
+    check_alike("x", x, "layers[0].weight", weight)
+    if x.ndim != 2 or x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"expected x of shape (n, {weight.shape[0]}), as layers[0].weight has shape "
+            f"{tuple(weight.shape)}, got shape {tuple(x.shape)}"
+        )
+
+
+def check_activations(
+    layers: Sequence[Layer], activations: Sequence[Array], gradient: Array
+) -> None:
+    """Raise unless activations and gradient are what `forward` returned and its loss's gradient."""
+    if len(activations) != len(layers) + 1:
+        raise ValueError(
+            f"expected {len(layers) + 1} activations (x, one for each of {len(layers)} layers), "
+            f"got {len(activations)}"
+        )
+    check_input(layers, activations[0])
+    n = activations[0].shape[0]
+    for i, (layer, activation) in enumerate(zip(layers, activations[1:], strict=True), start=1):
+        check_alike(f"activations[{i}]", activation, "layers[0].weight", layers[0].weight)
+        check_shape(f"activations[{i}]", activation, (n, layer.weight.shape[1]))
+    check_alike("gradient", gradient, "layers[0].weight", layers[0].weight)
+    check_shape("gradient", gradient, tuple(activations[-1].shape))
+
+
+def check_gradients(layers: Sequence[Layer], gradients: Sequence[Layer]) -> None:
+    """Raise unless the gradients have the shapes of the layers."""
+    if len(gradients) != len(layers):
+        raise ValueError(f"expected gradients of {len(layers)} layers, got {len(gradients)}")
+    reference = layers[0].weight
+    for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
+        check_alike(f"gradients[{i}].weight", gradient.weight, "layers[0].weight", reference)
+        check_shape(f"gradients[{i}].weight", gradient.weight, tuple(layer.weight.shape))
+        if (layer.bias is None) != (gradient.bias is None):
+            expected = "no bias" if layer.bias is None else "a bias"
+            raise ValueError(f"expected gradients[{i}] with {expected}, as layers[{i}]")
+        if layer.bias is not None and gradient.bias is not None:
+            check_alike(f"gradients[{i}].bias", gradient.bias, "layers[0].weight", reference)
+            check_shape(f"gradients[{i}].bias", gradient.bias, tuple(layer.bias.shape))
+
+
+def check_samples(x: Array, y: Array) -> None:
+    """Raise unless `x` and `y` hold the same number of samples, at least one."""
+    if y.ndim == 0 or y.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"expected as many targets as samples, got x of shape {tuple(x.shape)} and y of shape "
+            f"{tuple(y.shape)}"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"expected at least one sample, got x of shape {tuple(x.shape)}")
+
+
+def check_labels(y: Array, classes: int) -> None:
+    """Raise ValueError if a class index is out of range. This reads the labels' values."""
+    xp = array_namespace(y)
+    low, high = int(xp.min(y)), int(xp.max(y))
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"expected labels in [0, {classes}), as the network has {classes} outputs, got {wrong}"
+        )
+
+
+def check_learning_rate(learning_rate: float) -> None:
+    """Raise ValueError unless the learning rate is a finite number."""
+    if not math.isfinite(learning_rate):
+        raise ValueError(f"expected a finite learning rate, got {learning_rate}")

@@ -1,0 +1,56 @@
+"""Between arrays and the host's memory, without an array library."""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, cast
+
+from array_api_compat import array_namespace, device
+
+from ._typing import Array
+
+_TYPECODES: dict[str, Literal["f", "d"]] = {"float32": "f", "float64": "d"}
+
+
+def dtype_name(a: Array) -> str:
+    """Name the dtype of a float32 or float64 array; raise TypeError for any other."""
+    xp = array_namespace(a)
+    for name in _TYPECODES:
+        if a.dtype == getattr(xp, name):
+            return name
+    raise TypeError(f"expected float32 or float64 weights, got {a.dtype}")
+
+
+def to_host(a: Array) -> array.array[float]:
+    """Copy the elements of a float32 or float64 array, little-endian and in C order."""
+    typecode = _TYPECODES[dtype_name(a)]
+    flat: Any = array_namespace(a).reshape(a, (-1,))
+    try:
+        values: array.array[float] = array.array(typecode)
+        values.frombytes(memoryview(flat).cast("B"))
+    except (TypeError, ValueError, BufferError):
+        # The standard promises float() of each element; nearly every library has the shorter way.
+        items = flat.tolist() if hasattr(flat, "tolist") else (float(v) for v in _elements(flat))
+        values = array.array(typecode, items)
+    return _little_endian(values)
+
+
+def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> Array:
+    """Build an array from the bytes of `to_host`, with the namespace and device of `like`."""
+    xp = array_namespace(like)
+    values: array.array[float] = array.array(_TYPECODES[dtype])
+    values.frombytes(data)
+    a = xp.asarray(_little_endian(values), dtype=getattr(xp, dtype), device=device(like))
+    return cast(Array, xp.reshape(a, tuple(shape)))
+
+
+def _elements(flat: Array) -> Iterator[Array]:
+    return (flat[i] for i in range(flat.shape[0]))
+
+
+def _little_endian(values: array.array[float]) -> array.array[float]:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values

@@ -1,0 +1,1 @@
+"""The command line, `python -m kernels`; the only part that imports `backends`."""

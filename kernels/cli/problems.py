@@ -1,0 +1,117 @@
+"""The two problems that this package trains, tests and compares on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import random
+from .._typing import Array
+from ..losses import softmax_cross_entropy, squared_error
+from ..network import Layer, Loss, init
+
+
+class Problem(NamedTuple):
+    """Data, a network to start from, and how to train it.
+
+    Attributes
+    ----------
+    name
+        As on the command line.
+    x, y
+        The training samples and their targets.
+    layers
+        The initial weights.
+    loss
+        The loss function.
+    learning_rate, steps, epochs, batch_size
+        Arguments of `kernels.fit`.
+    held_out
+        (x, y) to measure accuracy on, or None.
+    """
+
+    name: str
+    x: Array
+    y: Array
+    layers: tuple[Layer, ...]
+    loss: Loss
+    learning_rate: float
+    steps: int | None
+    epochs: int | None
+    batch_size: int | None
+    held_out: tuple[Array, Array] | None
+
+
+def tutorial(*, like: Array, seed: int = 0) -> Problem:
+    """Make the problem that opens "Learning PyTorch with examples".
+
+    A (1000, 100, 10) network without biases, inputs, targets and weights standard normal, 64
+    samples, summed squared error, learning rate 1e-6, 500 steps. The numbers are drawn by
+    `kernels.random.normal`, so they are the same on every library.
+    """
+
+    def draw(shape: tuple[int, int], stream: int) -> Array:
+        return random.normal(shape, seed=seed, stream=stream, like=like)
+
+    return Problem(
+        name="tutorial",
+        x=draw((64, 1000), 0),
+        y=draw((64, 10), 1),
+        layers=(Layer(draw((1000, 100), 2)), Layer(draw((100, 10), 3))),
+        loss=squared_error,
+        learning_rate=1e-6,
+        steps=500,
+        epochs=None,
+        batch_size=None,
+        held_out=None,
+    )
+
+
+def digits(
+    *, asarray: Callable[..., Array], dtype: str, hidden: tuple[int, ...] = (100,), seed: int = 0
+) -> Problem:
+    """Load the UCI handwritten digits that scikit-learn ships: 1797 images of 8 by 8 pixels.
+
+    Pixels are divided by 16, which is exact. A fifth of the samples, chosen by
+    `kernels.random.permutation`, is held out.
+
+    Parameters
+    ----------
+    asarray
+        (host, dtype) -> array: a backend's.
+    dtype
+        "float32" or "float64".
+    hidden
+        Units of the hidden layers.
+    seed
+        Of the split and the initial weights.
+    """
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    data: Any = load_digits()
+    train, test = split(len(data.target), seed=seed)
+    x, y = data.data / 16.0, data.target
+    first = asarray(x[train], dtype)
+    return Problem(
+        name="digits",
+        x=first,
+        y=asarray(y[train].astype(np.int32)),
+        layers=init((64, *hidden, 10), like=first, seed=seed),
+        loss=softmax_cross_entropy,
+        learning_rate=0.5,
+        steps=None,
+        epochs=30,
+        batch_size=64,
+        held_out=(asarray(x[test], dtype), asarray(y[test].astype(np.int32))),
+    )
+
+
+def split(n: int, *, seed: int) -> tuple[Any, Any]:
+    """Choose four fifths of n samples for training and hold the rest out, as NumPy indices."""
+    import numpy as np
+
+    # The streams of the layers count up from 0 and those of the epochs from 2**31.
+    order: Any = random.permutation(n, seed=seed, stream=2**31 - 1, like=np.zeros(0))  # type: ignore[arg-type]
+    held_out = n // 5
+    return order[held_out:], order[:held_out]

@@ -1,0 +1,135 @@
+"""Loss functions: each returns the loss and its gradient with respect to the prediction."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from array_api_compat import array_namespace, device
+
+from ._checks import check_alike, check_array, check_device, check_samples, check_shape
+from ._typing import Array
+from .numerics import NATIVE, Numerics
+
+__all__ = ["softmax_cross_entropy", "squared_error"]
+
+
+def squared_error(
+    prediction: Array, target: Array, *, numerics: Numerics = NATIVE
+) -> tuple[Array, Array]:
+    """Compute the tutorial's loss, the sum of squared differences.
+
+    value = sum((prediction - target)**2); gradient = 2 * (prediction - target).
+
+    Parameters
+    ----------
+    prediction, target
+        Shape (n, n_out), of one dtype.
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    The value as a 0-d array, and the gradient of shape (n, n_out).
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices differ, or the prediction is not two-dimensional.
+    TypeError
+        If libraries or dtypes differ, or the dtype is not real floating.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> squared_error(np.asarray([[1.0, 2.0]]), np.asarray([[0.0, 4.0]]))
+    (array(5.), array([[ 2., -4.]]))
+    """
+    _check_prediction(prediction)
+    check_alike("target", target, "the prediction", prediction)
+    check_shape("target", target, tuple(prediction.shape))
+    difference = prediction - target
+    return _dot(difference, difference, numerics), 2.0 * difference
+
+
+def softmax_cross_entropy(
+    logits: Array, target: Array, *, numerics: Numerics = NATIVE
+) -> tuple[Array, Array]:
+    """Compute the mean cross-entropy of softmax(logits) against classes or probabilities.
+
+    With s = logits - max(logits) and p the target's probabilities (one-hot for class indices),
+    row by row: value = mean(sum(p) * log(sum(exp(s))) - sum(p * s)), and
+    gradient = (exp(s) / (sum(exp(s)) / sum(p)) - p) / n.
+
+    Parameters
+    ----------
+    logits
+        Shape (n, c).
+    target
+        Class indices, integers of shape (n,) in [0, c), or probabilities of shape (n, c) and the
+        logits' dtype. An index out of range makes the value and that row's gradient NaN; `fit`
+        checks the range before it starts.
+    numerics
+        What products, sums, exponentials and logarithms are.
+
+    Returns
+    -------
+    The value as a 0-d array, and the gradient of shape (n, c).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, devices differ, or there are no samples.
+    TypeError
+        If libraries or dtypes differ, or a dtype is none of those above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = softmax_cross_entropy(np.zeros((1, 2)), np.asarray([1]))
+    >>> round(float(value), 6), gradient
+    (0.693147, array([[ 0.5, -0.5]]))
+    """
+    _check_prediction(logits)
+    check_samples(logits, target)
+    xp = array_namespace(logits)
+    p = _probabilities(logits, target, xp)
+    s = logits - xp.max(logits, axis=1, keepdims=True)
+    e = numerics.exp(s)
+    total = numerics.sum(e, axis=1, keepdims=True)
+    mass = numerics.sum(p, axis=1, keepdims=True)
+    # A logit of -inf has probability 0; where p is 0 as well, their product counts as 0.
+    s = xp.where(p == 0.0, xp.zeros_like(s), s)
+    # Dividing by an array, since torch on CUDA multiplies by the reciprocal of a number.
+    n = xp.full((), float(logits.shape[0]), dtype=logits.dtype, device=device(logits))
+    value = (_dot(mass, numerics.log(total), numerics) - _dot(p, s, numerics)) / n
+    # Quotients and a difference: nothing a compiler could contract to a fused multiply-add.
+    return value, (e / (total / mass) - p) / n
+
+
+def _check_prediction(prediction: Array) -> None:
+    check_array("the prediction", prediction)
+    if prediction.ndim != 2:
+        raise ValueError(
+            f"expected a prediction of shape (n, n_out), got shape {tuple(prediction.shape)}"
+        )
+
+
+def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
+    if not xp.isdtype(target.dtype, "integral"):
+        check_alike("target", target, "the prediction", logits)
+        check_shape("target", target, tuple(logits.shape))
+        return target
+    check_device("target", target, "the prediction", logits)
+    check_shape("target", target, (logits.shape[0],))
+    classes = xp.arange(logits.shape[1], dtype=target.dtype, device=device(logits))
+    target = xp.reshape(target, (-1, 1))
+    one_hot = xp.astype(target == classes, logits.dtype)
+    valid = (target >= 0) & (target < logits.shape[1])
+    return cast(Array, xp.where(valid, one_hot, xp.full_like(one_hot, float("nan"))))
+
+
+def _dot(a: Array, b: Array, numerics: Numerics) -> Array:
+    """Sum the products of all elements, as a matrix product with one row and one column."""
+    xp = array_namespace(a)
+    product = numerics.matmul(xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1)))
+    return cast(Array, xp.reshape(product, ()))

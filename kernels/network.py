@@ -1,0 +1,328 @@
+"""The network: linear layers with ReLU between them, its gradients, and its update.
+
+Every function is pure: it never changes an array it was given. The array library is taken from
+the arrays, and everything that multiplies or sums goes through `numerics`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+from array_api_compat import array_namespace, device
+
+from ._checks import (
+    check_activations,
+    check_array,
+    check_gradients,
+    check_input,
+    check_layers,
+    check_learning_rate,
+)
+from ._typing import Array
+from .losses import squared_error
+from .numerics import NATIVE, Numerics
+from .random import uniform
+
+__all__ = ["Layer", "Loss", "backward", "forward", "init", "step", "update"]
+
+Loss = Callable[..., tuple[Array, Array]]
+
+
+class Layer(NamedTuple):
+    """The parameters of one linear layer, or their gradients.
+
+    Attributes
+    ----------
+    weight
+        Shape (n_in, n_out).
+    bias
+        Shape (n_out,), or None.
+    """
+
+    weight: Array
+    bias: Array | None = None
+
+
+def init(
+    sizes: Sequence[int], *, like: Array, seed: int = 0, bias: bool = True
+) -> tuple[Layer, ...]:
+    """Draw the initial weights of a network; the same bits on every library and device.
+
+    He uniform: weights of layer i are uniform in [-limit, limit) with limit = sqrt(6 / sizes[i]),
+    so that ReLU layers keep the variance of their input; biases are zero.
+
+    Parameters
+    ----------
+    sizes
+        The number of inputs, of units in each hidden layer, and of outputs; (1000, 100, 10) is
+        the tutorial's network.
+    like
+        A float32 or float64 array that gives the namespace, dtype and device.
+    seed
+        A Python integer in [0, 2**64).
+    bias
+        Whether layers have a bias.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two sizes, a size is not positive, or the seed is out of range.
+    TypeError
+        If `like` is not an array, or is neither float32 nor float64.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun 2015, "Delving deep into rectifiers", ICCV.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> layers = kernels.init((3, 2, 1), like=np.zeros(0, dtype=np.float32))
+    >>> [layer.weight.shape for layer in layers]
+    [(3, 2), (2, 1)]
+    """
+    check_array("like", like)
+    if len(sizes) < 2 or any(size < 1 for size in sizes):
+        raise ValueError(f"expected two or more positive sizes, got {tuple(sizes)}")
+    xp = array_namespace(like)
+    layers = []
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        draw = uniform((n_in, n_out), seed=seed, stream=i, like=like)
+        # 2 * draw - 1 is exact, so the product is the only rounding.
+        weight = (2.0 * draw - 1.0) * math.sqrt(6.0 / n_in)
+        zeros = xp.zeros((n_out,), dtype=like.dtype, device=device(like))
+        layers.append(Layer(weight, zeros if bias else None))
+    return tuple(layers)
+
+
+def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -> tuple[Array, ...]:
+    """Compute the activations of every layer.
+
+    a[0] = x; a[i + 1] = relu(a[i] @ weight[i] + bias[i]), and no relu after the last layer.
+
+    Parameters
+    ----------
+    layers
+        The network: weights of shapes (n_0, n_1), (n_1, n_2), ...
+    x
+        Shape (n, n_0), of the layers' dtype and device.
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    (x, hidden activations ..., prediction), of shapes (n, n_0), (n, n_1), ...
+
+    Raises
+    ------
+    ValueError
+        If shapes do not chain, devices differ, or there is no layer.
+    TypeError
+        If libraries or dtypes differ, or the dtype is not real floating.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> layers = (kernels.Layer(np.eye(2)), kernels.Layer(np.ones((2, 1))))
+    >>> kernels.forward(layers, np.asarray([[3.0, -4.0]]))[-1]
+    array([[3.]])
+    """
+    check_layers(layers)
+    check_input(layers, x)
+    xp = array_namespace(x)
+    activations = [x]
+    for i, (weight, bias) in enumerate(layers):
+        a = numerics.matmul(activations[-1], weight)
+        if bias is not None:
+            a = a + bias
+        if i < len(layers) - 1:
+            # Unlike maximum(a, 0) this has one answer for -0 in every library, and keeps NaN.
+            a = xp.where(a <= 0.0, xp.zeros_like(a), a)
+        activations.append(a)
+    return tuple(activations)
+
+
+def backward(
+    layers: Sequence[Layer],
+    activations: Sequence[Array],
+    gradient: Array,
+    *,
+    numerics: Numerics = NATIVE,
+) -> tuple[Layer, ...]:
+    """Compute the gradient of the loss with respect to every parameter.
+
+    With g the gradient with respect to a layer's pre-activation and a its input, the gradients
+    are a.T @ g for the weight, the sum of g over the batch for the bias, and
+    where(a > 0, g @ weight.T, 0) for the pre-activation of the layer before. Where a
+    pre-activation is exactly 0 the derivative of relu is 0, as in torch.relu and jax.nn.relu (the
+    tutorial's `h < 0` mask and `clamp` take 1 there).
+
+    Parameters
+    ----------
+    layers
+        The network.
+    activations
+        What `forward` returned.
+    gradient
+        d loss / d prediction, shape (n, n_out). The result is linear in it.
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    One `Layer` of gradients for each layer, with the shapes of its parameters.
+
+    Raises
+    ------
+    ValueError
+        If shapes or the number of activations do not fit the layers, or devices differ.
+    TypeError
+        If libraries or dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> layers = (kernels.Layer(np.ones((2, 1)), np.zeros(1)),)
+    >>> activations = kernels.forward(layers, np.asarray([[1.0, 2.0]]))
+    >>> kernels.backward(layers, activations, np.asarray([[10.0]]))
+    (Layer(weight=array([[10.],
+           [20.]]), bias=array([10.])),)
+    """
+    check_layers(layers)
+    check_activations(layers, activations, gradient)
+    xp = array_namespace(gradient)
+    gradients: list[Layer] = []
+    for i in reversed(range(len(layers))):
+        weight, bias = layers[i]
+        a = activations[i]
+        gradients.append(
+            Layer(
+                numerics.matmul(a.T, gradient),
+                None if bias is None else numerics.sum(gradient, axis=0),
+            )
+        )
+        if i > 0:
+            gradient = numerics.matmul(gradient, weight.T)
+            gradient = xp.where(a <= 0.0, xp.zeros_like(gradient), gradient)
+    return tuple(reversed(gradients))
+
+
+def update(
+    layers: Sequence[Layer],
+    gradients: Sequence[Layer],
+    learning_rate: float,
+    *,
+    numerics: Numerics = NATIVE,
+) -> tuple[Layer, ...]:
+    """Take one step of gradient descent: parameter - learning_rate * gradient.
+
+    Parameters
+    ----------
+    layers, gradients
+        Parameters and their gradients, of equal shapes.
+    learning_rate
+        A Python number.
+    numerics
+        What a product is.
+
+    Returns
+    -------
+    New layers; those given are left as they were.
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices differ, or the learning rate is not finite.
+    TypeError
+        If libraries or dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> kernels.update((kernels.Layer(np.ones((1, 1))),), (kernels.Layer(np.ones((1, 1))),), 0.25)
+    (Layer(weight=array([[0.75]]), bias=None),)
+    """
+    check_layers(layers)
+    check_gradients(layers, gradients)
+    check_learning_rate(learning_rate)
+    return _subtract(
+        layers,
+        [
+            Layer(
+                numerics.scale(weight, learning_rate),
+                None if bias is None else numerics.scale(bias, learning_rate),
+            )
+            for weight, bias in gradients
+        ],
+    )
+
+
+def step(
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    *,
+    learning_rate: float,
+    loss: Loss = squared_error,
+    numerics: Numerics = NATIVE,
+) -> tuple[tuple[Layer, ...], Array]:
+    """Train on one batch: forward, loss, backward, update.
+
+    `backward` is linear in the loss's gradient, so the learning rate is applied to that small
+    array of shape (n, n_out) instead of to every parameter's gradient.
+
+    Parameters
+    ----------
+    layers
+        The network.
+    x, y
+        Inputs of shape (n, n_in) and the targets that `loss` takes.
+    learning_rate
+        A Python number.
+    loss
+        `squared_error`, `softmax_cross_entropy`, or another function
+        (prediction, target, *, numerics) -> (value, gradient).
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    The new layers, and the loss before the step as a 0-d array.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `forward` and the loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> layers = (kernels.Layer(np.asarray([[3.0]])),)
+    >>> layers, value = kernels.step(layers, np.ones((1, 1)), np.ones((1, 1)), learning_rate=0.5)
+    >>> layers[0].weight, value
+    (array([[1.]]), array(4.))
+    """
+    check_learning_rate(learning_rate)
+    activations = forward(layers, x, numerics=numerics)
+    value, gradient = loss(activations[-1], y, numerics=numerics)
+    gradient = numerics.scale(gradient, learning_rate)
+    gradients = backward(layers, activations, gradient, numerics=numerics)
+    return _subtract(layers, gradients), value
+
+
+def _subtract(layers: Sequence[Layer], changes: Sequence[Layer]) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(
+            layer.weight - change.weight,
+            None if layer.bias is None else layer.bias - cast(Array, change.bias),
+        )
+        for layer, change in zip(layers, changes, strict=True)
+    )

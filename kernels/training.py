@@ -1,0 +1,170 @@
+"""The training loop: steps, minibatches, progress and the history of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+from ._checks import check_input, check_labels, check_layers, check_learning_rate, check_samples
+from ._typing import Array
+from .losses import squared_error
+from .network import Layer, Loss, step
+from .numerics import NATIVE, Numerics
+from .random import permutation
+
+__all__ = ["Fit", "fit", "steps_of"]
+
+# The streams below this are those of the layers' initial weights.
+_FIRST_EPOCH_STREAM = 2**31
+
+
+class Fit(NamedTuple):
+    """What training returns.
+
+    Attributes
+    ----------
+    layers
+        The trained network.
+    losses
+        The loss before each step, shape (steps,), on the device.
+    """
+
+    layers: tuple[Layer, ...]
+    losses: Array
+
+
+def fit(
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    *,
+    learning_rate: float,
+    steps: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    loss: Loss = squared_error,
+    numerics: Numerics = NATIVE,
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    progress: Callable[[int, Array], object] | None = None,
+) -> Fit:
+    """Train by (stochastic) gradient descent.
+
+    Each step is `step` on one batch. Without `batch_size` every batch is all of x and y; with it
+    every epoch takes the samples in a new order, which depends on `seed` and the epoch alone and
+    is the same on every library, in batches of `batch_size`, the last of which may be smaller.
+
+    Parameters
+    ----------
+    layers
+        The network to start from; it is left as it was.
+    x, y
+        All inputs, shape (n, n_in), and the targets that `loss` takes, n of them.
+    learning_rate
+        A Python number.
+    steps, epochs
+        How many batches, or how many times all samples; exactly one of the two.
+    batch_size
+        Samples in a batch; all of them if None.
+    seed
+        Of the order of the samples, in [0, 2**64).
+    loss
+        `squared_error`, `softmax_cross_entropy`, or another function
+        (prediction, target, *, numerics) -> (value, gradient).
+    numerics
+        What products and sums are.
+    compile
+        A compiler of pure functions, such as jax.jit or a backend's `compile`.
+    progress
+        Called after each step with the number of steps done and the loss before the last of them,
+        as a 0-d array on the device. If it raises StopIteration, training ends with that step.
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices do not fit, labels are out of range, not exactly one of steps and
+        epochs is given, or a number is out of range.
+    TypeError
+        If libraries or dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> x = np.asarray([[1.0], [2.0]])
+    >>> layers = kernels.init((1, 1), like=x, bias=False)
+    >>> layers, losses = kernels.fit(layers, x, 3.0 * x, learning_rate=0.1, steps=50)
+    >>> round(float(layers[0].weight[0, 0]), 6)
+    3.0
+    """
+    check_layers(layers)
+    check_input(layers, x)
+    check_samples(x, y)
+    check_learning_rate(learning_rate)
+    xp = array_namespace(x)
+    total = steps_of(x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size)
+    if xp.isdtype(y.dtype, "integral"):
+        check_labels(y, layers[-1].weight.shape[1])
+
+    def train(layers: Sequence[Layer], x: Array, y: Array) -> tuple[tuple[Layer, ...], Array]:
+        return step(layers, x, y, learning_rate=learning_rate, loss=loss, numerics=numerics)
+
+    if compile is not None:
+        train = compile(train)
+    trained = tuple(layers)
+    losses: list[Array] = []
+    for x_batch, y_batch in _batches(x, y, total, batch_size, seed):
+        trained, value = train(trained, x_batch, y_batch)
+        losses.append(value)
+        if progress is not None:
+            try:
+                progress(len(losses), value)
+            except StopIteration:
+                break
+    return Fit(trained, xp.stack(losses))
+
+
+def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:
+    """Count the batches of a `fit` over n samples, whose arguments the others are.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of steps and epochs is given, or a number is not positive.
+
+    Examples
+    --------
+    >>> steps_of(10, steps=None, epochs=3, batch_size=4)
+    9
+    """
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"expected exactly one of steps and epochs, got steps={steps} and epochs={epochs}"
+        )
+    for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {number}")
+    if steps is not None:
+        return steps
+    assert epochs is not None
+    return epochs * (1 if batch_size is None else -(-n // batch_size))
+
+
+def _batches(
+    x: Array, y: Array, steps: int, batch_size: int | None, seed: int
+) -> Iterator[tuple[Array, Array]]:
+    if batch_size is None:
+        for _ in range(steps):
+            yield x, y
+        return
+    xp = array_namespace(x)
+    n = x.shape[0]
+    batches = -(-n // batch_size)
+    for i in range(steps):
+        epoch, batch = divmod(i, batches)
+        if batch == 0:
+            order = permutation(n, seed=seed, stream=_FIRST_EPOCH_STREAM + epoch, like=x)
+        chosen = order[batch * batch_size : min((batch + 1) * batch_size, n)]
+        yield xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
