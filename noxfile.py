@@ -1,0 +1,175 @@
+"""One environment per backend, so that no library is tested with another one's help.
+
+`nox` runs what this machine can run and ends with a table; `nox -s "tests(torch:cuda)"` runs one
+session, and fails if the machine cannot. `nox --no-venv` uses what is already installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nox
+
+# The extra that each backend needs.
+EXTRAS = {
+    "numpy": "numpy",
+    "array-api-strict": "array-api-strict",
+    "torch:cpu": "torch",
+    "torch:cuda": "torch",
+    "cupy": "cupy",
+    "jax:cpu": "jax",
+    "jax:cuda": "jax-cuda",
+}
+CUDA = ("torch:cuda", "cupy", "jax:cuda")
+CHECKS = ("cli", "doctests", "lint", "types", "package")
+RESULTS = Path(".nox") / "results"
+TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
+
+
+def no_cuda() -> str | None:
+    """Say why no CUDA backend can run here; None if one may."""
+    if shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version"):
+        return None
+    return "no NVIDIA driver on this machine"
+
+
+RUNNABLE = [name for name in EXTRAS if name not in CUDA or no_cuda() is None]
+
+nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "summary"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """Install with the pinned versions, unless the session runs in somebody's environment."""
+    if session.virtualenv.is_sandboxed:
+        session.install("-q", "-c", "constraints.txt", *packages)
+
+
+def pytest(session: nox.Session, name: str, *args: str, **env: str) -> None:
+    """Run pytest and leave its counts for the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    report = RESULTS / f"{name.replace(':', '-')}.xml"
+    report.unlink(missing_ok=True)
+    session.run("python", "-m", "pytest", f"--junitxml={report}", *args, *session.posargs, env=env)
+
+
+@nox.session
+@nox.parametrize("backend", [nox.param(name, id=name) for name in EXTRAS])
+def tests(session: nox.Session, backend: str) -> None:
+    """Test one backend in an environment that holds nothing else."""
+    reason = no_cuda() if backend in CUDA else None
+    if reason is not None:
+        session.error(f"The backend {backend} cannot run: {reason}.")
+    install(session, "-e", f".[{EXTRAS[backend]},save]", "pytest", "hypothesis")
+    env = {"JAX_ENABLE_X64": "1"}
+    code = (
+        "import json, sys, backends; b = backends.get(sys.argv[1]);"
+        "print(json.dumps({'version': b.version, 'devices': b.devices}))"
+    )
+    found = session.run("python", "-c", code, backend, silent=True, env=env)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{backend.replace(':', '-')}.json").write_text(str(found).splitlines()[-1])
+    pytest(session, backend, "--backend", backend, "--ignore", "tests/test_cli.py", **env)
+
+
+@nox.session
+def cli(session: nox.Session) -> None:
+    """Test the command line and run the commands and programs of the README."""
+    install(session, "-e", ".[cli]", "pytest", "hypothesis")
+    pytest(session, "cli", "--backend", "numpy", "tests/test_cli.py", "tests/test_readme.py")
+
+
+@nox.session
+def doctests(session: nox.Session) -> None:
+    """Run the examples in the docstrings."""
+    install(session, "-e", ".[cli]", "pytest")
+    pytest(session, "doctests", "--doctest-modules", "kernels", "backends")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    install(session, "-e", ".[cli]", "mypy")
+    session.run("mypy")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist; install and import each without any array library."""
+    if not session.virtualenv.is_sandboxed:
+        session.skip("installing the built package needs an environment of its own")
+    install(session, "build")
+    out = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(out))
+    code = "import kernels, backends; print(kernels.__file__, backends.available())"
+    for built in sorted(out.iterdir()):
+        session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", str(built))
+        with session.chdir(out):
+            session.run("python", "-I", "-c", code)
+
+
+@nox.session(venv_backend="none")
+def summary(session: nox.Session) -> None:
+    """Print what ran, what did not and why."""
+    rows = [("tests of", "version", "result", "seconds")]
+    for name in (*EXTRAS, *CHECKS[:2]):
+        counts = outcome(name)
+        if counts is None:
+            unable = name in CUDA and no_cuda()
+            rows.append((name, "", f"skipped: {unable}" if unable else "not run", ""))
+        else:
+            rows.append((name, found(name).get("version", ""), *counts))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)))
+
+
+@nox.session(venv_backend="none")
+def support(session: nox.Session) -> None:
+    """Write what the last runs of the tests saw into the README's table."""
+    lines = ["| backend | version | devices | tests |", "|---|---|---|---|"]
+    for name in EXTRAS:
+        counts = outcome(name)
+        if counts is not None:
+            seen = found(name)
+            lines.append(
+                f"| `{name}` | {seen['version']} | {', '.join(seen['devices'])} | {counts[0]} |"
+            )
+    readme = Path("README.md")
+    head, rest = readme.read_text().split(TABLE_BEGIN)
+    _, tail = rest.split(TABLE_END)
+    readme.write_text(head + TABLE_BEGIN + "\n".join(lines) + "\n" + TABLE_END + tail)
+
+
+def outcome(name: str) -> tuple[str, str] | None:
+    """Read the counts and the seconds of a session's last run of pytest."""
+    report = RESULTS / f"{name.replace(':', '-')}.xml"
+    if not report.exists():
+        return None
+    suite = ElementTree.parse(report).getroot()[0].attrib
+    total, skipped = int(suite["tests"]), int(suite["skipped"])
+    failed = int(suite["failures"]) + int(suite["errors"])
+    parts = {"passed": total - skipped - failed, "failed": failed, "skipped": skipped}
+    counts = ", ".join(f"{n} {what}" for what, n in parts.items() if n or what == "passed")
+    return counts, f"{float(suite['time']):.0f}"
+
+
+def found(name: str) -> dict[str, str]:
+    """Read what a session found of its backend."""
+    path = RESULTS / f"{name.replace(':', '-')}.json"
+    seen: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return seen

@@ -1,0 +1,44 @@
+"""Every program and every `python -m kernels` command of the README runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python -m kernels")
+]
+
+
+def run(*args, cwd):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *args], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, tmp_path):
+    pytest.importorskip("typer", reason="the command line is not installed")
+    assert run(*command.split()[1:], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_run(program, tmp_path):
+    (tmp_path / "program.py").write_text(program)
+    printed = run("program.py", cwd=tmp_path).split()
+    assert float(printed[-1]) < 1e-3, "the tutorial's loss did not fall"
+
+
+def test_there_is_something_to_run():
+    assert PROGRAMS
+    assert "python -m kernels train" in COMMANDS
