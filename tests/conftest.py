@@ -1,0 +1,105 @@
+"""One suite for every backend: pytest --backend torch:cpu --backend jax:cpu."""
+
+import os
+
+# Before anything imports JAX, which reads it then.
+os.environ["JAX_ENABLE_X64"] = "1"
+
+import _assert
+import hypothesis
+import numpy as np
+import pytest
+
+import backends
+
+# Derandomised, so that a run can be repeated; no deadline, since the first call may compile.
+hypothesis.settings.register_profile(
+    "suite", max_examples=25, deadline=None, derandomize=True, database=None, print_blob=False
+)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="test this backend, or fail if it cannot run; may be given again "
+        "(default: every backend that can run here)",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "library(*names): only on the backends of these libraries, such as torch"
+    )
+    for name in config.getoption("backend") or ():
+        try:
+            backends.get(name)
+        except (backends.BackendUnavailable, ValueError) as error:
+            raise pytest.UsageError(f"--backend {name}: {error}") from None
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" not in metafunc.fixturenames:
+        return
+    names = metafunc.config.getoption("backend") or backends.names()
+    marker = metafunc.definition.get_closest_marker("library")
+    if marker is not None:
+        names = [name for name in names if name.partition(":")[0] in marker.args]
+    if names:
+        chosen = [pytest.param(name, marks=_unavailable(name), id=name) for name in names]
+    else:
+        reason = f"no backend of {' or '.join(marker.args)} is selected"
+        chosen = [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
+    metafunc.parametrize("backend", chosen, indirect=True, scope="session")
+
+
+def _unavailable(name):
+    try:
+        backends.get(name)
+    except backends.BackendUnavailable as error:
+        return pytest.mark.skip(reason=str(error))
+    return ()
+
+
+@pytest.fixture(scope="session")
+def backend(request):
+    """The backend under test."""
+    found = backends.get(request.param)
+    _assert.FETCH[found.xp.__name__] = found.to_numpy
+    library = request.param.partition(":")[0]
+    if library == "array-api-strict":
+        found.xp.set_array_api_strict_flags(
+            boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+        )
+    elif library == "jax":
+        import jax
+
+        # On CUDA the default is TF32, with 11 bits in a float32 product.
+        jax.config.update("jax_default_matmul_precision", "highest")
+    return found
+
+
+@pytest.fixture(scope="session")
+def xp(backend):
+    """The array namespace of the backend under test."""
+    return backend.xp
+
+
+@pytest.fixture(scope="session")
+def asarray(backend):
+    """(host, dtype=None) -> array on the device of the backend under test."""
+    return backend.asarray
+
+
+@pytest.fixture(scope="session", params=["float32", "float64"])
+def dtype(request):
+    """The name of the parameters' dtype."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def like(asarray, dtype):
+    """An empty array of the backend and dtype under test."""
+    return asarray(np.zeros(0), dtype)
