@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .. import random
 from .._typing import Array
 from ..losses import softmax_cross_entropy, squared_error
 from ..network import Layer, Loss, init
+
+
+class Preparation(NamedTuple):
+    """What was done to a user's own data: what the network needs done to new samples as well.
+
+    Attributes
+    ----------
+    classes
+        The label of each output, or none in regression.
+    mean, deviation
+        Of each feature over the training samples, which were subtracted and divided by.
+    target_mean, target_deviation
+        The same of each target in regression, or none.
+    """
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    target_mean: tuple[float, ...] = ()
+    target_deviation: tuple[float, ...] = ()
 
 
 class Problem(NamedTuple):
@@ -28,6 +49,8 @@ class Problem(NamedTuple):
         Arguments of `kernels.fit`.
     held_out
         (x, y) to measure accuracy on, or None.
+    preparation
+        Of a user's own data.
     """
 
     name: str
@@ -40,14 +63,24 @@ class Problem(NamedTuple):
     epochs: int | None
     batch_size: int | None
     held_out: tuple[Array, Array] | None
+    preparation: Preparation | None = None
 
 
-def tutorial(*, like: Array, seed: int = 0) -> Problem:
+def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) -> Problem:
     """Make the problem that opens "Learning PyTorch with examples".
 
     A (1000, 100, 10) network without biases, inputs, targets and weights standard normal, 64
     samples, summed squared error, learning rate 1e-6, 500 steps. The numbers are drawn by
     `kernels.random.normal`, so they are the same on every library.
+
+    Parameters
+    ----------
+    like
+        A float32 or float64 array that gives the namespace, dtype and device.
+    hidden
+        Units of the hidden layers.
+    seed
+        Of all the numbers.
     """
 
     def draw(shape: tuple[int, int], stream: int) -> Array:
@@ -57,7 +90,10 @@ def tutorial(*, like: Array, seed: int = 0) -> Problem:
         name="tutorial",
         x=draw((64, 1000), 0),
         y=draw((64, 10), 1),
-        layers=(Layer(draw((1000, 100), 2)), Layer(draw((100, 10), 3))),
+        layers=tuple(
+            Layer(draw(shape, stream))
+            for stream, shape in enumerate(pairwise((1000, *hidden, 10)), start=2)
+        ),
         loss=squared_error,
         learning_rate=1e-6,
         steps=500,

@@ -1,0 +1,93 @@
+"""What the commands share: errors, consoles, and options that are looked up by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+import backends
+
+from ..numerics import NATIVE, Numerics
+
+__all__ = [
+    "DTYPES",
+    "NUMERICS",
+    "CliError",
+    "as_cli_error",
+    "choose",
+    "console",
+    "find_backend",
+    "require",
+    "warn",
+]
+
+NUMERICS: dict[str, Numerics] = {"native": NATIVE}
+
+DTYPES = ("float32", "float64")
+
+
+class CliError(Exception):
+    """What stops a command, in one sentence; `status` is the exit status."""
+
+    def __init__(self, message: str, *, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def as_cli_error(*kinds: type[Exception], prefix: str = "", status: int = 2) -> Iterator[None]:
+    """Turn exceptions whose message is meant for people into a `CliError`."""
+    try:
+        yield
+    except kinds as error:
+        # The first line: libraries append hints for programmers and whole logs.
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise CliError(prefix + text, status=status) from error
+
+
+def choose(option: str, name: str, known: tuple[str, ...]) -> str:
+    """Return `name` if it is one of those known, or say which are."""
+    if name not in known:
+        raise CliError(f"expected {option} to be {' or '.join(known)}, got {name!r}")
+    return name
+
+
+def require(module: str, purpose: str) -> None:
+    """Raise `CliError` if an optional dependency is not installed."""
+    if importlib.util.find_spec(module) is None:
+        package = {"sklearn": "scikit-learn"}.get(module, module)
+        raise CliError(
+            f"{purpose} needs {package}, which is not installed: "
+            'pip install "array-api-kernels[cli]"'
+        )
+
+
+def find_backend(name: str, dtype: str) -> backends.Backend:
+    """Find a backend and see that it has the dtype."""
+    if dtype == "float64":
+        # JAX reads this once, when it is imported.
+        os.environ.setdefault("JAX_ENABLE_X64", "1")
+    with as_cli_error(ValueError, backends.BackendUnavailable):
+        backend = backends.get(name)
+    with as_cli_error(ValueError, TypeError, AttributeError, prefix=f"{name} has no {dtype}: "):
+        backend.asarray([0.0], dtype)
+    return backend
+
+
+def console() -> Console:
+    """Make a console for results: plain text, and as wide as it takes when piped."""
+    plain = Console(markup=False, highlight=False, emoji=False)
+    if not plain.is_terminal:
+        # A digest or a sentence broken into lines is no use to grep.
+        plain.width = 1000
+    return plain
+
+
+def warn(message: str) -> None:
+    """Write one line to stderr."""
+    typer.echo(message, err=True)

@@ -1,0 +1,333 @@
+"""A user's own file made into a problem: features, a target, and how to train on them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._typing import Array
+from ..losses import softmax_cross_entropy, squared_error
+from ..network import Loss, init
+from .common import CliError
+from .problems import Preparation, Problem, split
+
+__all__ = ["TASKS", "Table", "make_problem", "read_table"]
+
+TASKS = ("classification", "regression")
+
+# A fifth of fewer rows is none.
+_MIN_ROWS = 5
+
+
+class Table(NamedTuple):
+    """A user's data on the host.
+
+    Attributes
+    ----------
+    name
+        The file.
+    x
+        Features, float64 of shape (n, features).
+    y
+        Class indices, int32 of shape (n,), or real targets, float64 of shape (n, targets).
+    classes
+        The label of each class index; none in regression.
+    """
+
+    name: str
+    x: Any
+    y: Any
+    classes: tuple[str, ...]
+
+
+def read_table(path: Path, target: str, task: str | None) -> Table:
+    """Read features and target from a CSV file with a header row or from a NumPy .npz file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    target
+        The header of a column, or the key of an array.
+    task
+        One of `TASKS`; if None, integers and text are classes and real numbers are not.
+
+    Raises
+    ------
+    CliError
+        If the file cannot be used; the message says what is wrong with it, and where.
+    """
+    readers = {".csv": _read_csv, ".npz": _read_npz}
+    if path.suffix.lower() not in readers:
+        raise CliError(f"expected --data FILE.csv or FILE.npz, got {path.name!r}")
+    try:
+        x, y = readers[path.suffix.lower()](path, target, task)
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(x) < _MIN_ROWS:
+        raise CliError(f"expected at least {_MIN_ROWS} rows of data in {path}, got {len(x)}")
+    if y.dtype.kind == "f":
+        return Table(path.name, x, y, ())
+    return Table(path.name, x, *_classes(path, target, y))
+
+
+def make_problem(
+    table: Table,
+    *,
+    asarray: Callable[..., Array],
+    dtype: str,
+    hidden: tuple[int, ...] = (100,),
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Problem:
+    """Standardise the data, hold a fifth out, and choose a learning rate.
+
+    The mean and deviation are those of the training samples. The stiffest direction of a network
+    of He's initialisation grows with its widest layer, so the learning rate is inversely
+    proportional to that; the squared error is a sum, so it is also divided by the batch size.
+
+    Parameters
+    ----------
+    table
+        The data.
+    asarray
+        (host, dtype) -> array: a backend's.
+    dtype
+        "float32" or "float64".
+    hidden
+        Units of the hidden layers.
+    batch_size
+        Samples in a batch; 32 if None.
+    seed
+        Of the split and the initial weights.
+    """
+    import numpy as np
+
+    train, test = split(len(table.x), seed=seed)
+    x, mean, deviation = _standardise(table.x, train)
+    first = asarray(x[train], dtype)
+    batch_size = min(32 if batch_size is None else batch_size, len(train))
+    widest = max(x.shape[1], *hidden) if hidden else x.shape[1]
+    loss: Loss
+    if table.classes:
+        preparation = Preparation(table.classes, mean, deviation)
+        y, y_dtype, n_out = table.y.astype(np.int32), "int32", len(table.classes)
+        loss, learning_rate = softmax_cross_entropy, 5.0 / max(widest, 50)
+    else:
+        y, *scale = _standardise(table.y, train)
+        preparation = Preparation((), mean, deviation, *scale)
+        y_dtype, n_out = dtype, y.shape[1]
+        loss, learning_rate = squared_error, 0.5 / max(widest, 50) / batch_size
+    return Problem(
+        name=table.name,
+        x=first,
+        y=asarray(y[train], y_dtype),
+        layers=init((x.shape[1], *hidden, n_out), like=first, seed=seed),
+        loss=loss,
+        learning_rate=learning_rate,
+        steps=None,
+        epochs=100,
+        batch_size=batch_size,
+        held_out=(asarray(x[test], dtype), asarray(y[test], y_dtype)),
+        preparation=preparation,
+    )
+
+
+def _standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+    import numpy as np
+
+    mean, deviation = a[train].mean(axis=0), a[train].std(axis=0)
+    # The deviation of a constant column is 0 or a rounding error, and no scale.
+    deviation = np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)
+    return (a - mean) / deviation, tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def _classes(path: Path, target: str, y: Any) -> tuple[Any, tuple[str, ...]]:
+    import numpy as np
+
+    labels, indices = np.unique(y, return_inverse=True)
+    found = f"got {len(labels)} in {len(y)} rows of the target {target!r} in {path}"
+    if len(labels) < 2:
+        raise CliError(f"expected two or more classes, {found}")
+    if 2 * len(labels) > len(y):
+        raise CliError(
+            f"expected classes that occur more than once, {found}: for numbers to be predicted "
+            "as such, give --task regression"
+        )
+    return indices.astype(np.int32), tuple(str(label) for label in labels.tolist())
+
+
+def _read_csv(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
+    header, rows, lines = _csv_rows(path)
+    if target not in header:
+        raise CliError(
+            f"expected --target to be a column of {path} ({_listed(header)}), got {target!r}"
+        )
+    if len(header) < 2:
+        raise CliError(f"expected columns beside the target {target!r} in {path}, got none")
+    column = header.index(target)
+
+    def place(row: int, column: int) -> str:
+        return f"row {row + 1} (line {lines[row]}), column {header[column]!r} of {path}"
+
+    def numbers(columns: Sequence[int], hint: str = "") -> Any:
+        import numpy as np
+
+        a = np.empty((len(rows), len(columns)))
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                try:
+                    a[i, j] = float(row[column])
+                except ValueError:
+                    got = repr(row[column]) if row[column] else "an empty cell"
+                    raise CliError(
+                        f"expected a number{hint}, got {got} in {place(i, column)}"
+                    ) from None
+                if not math.isfinite(a[i, j]):
+                    raise CliError(
+                        f"expected a finite number, got {row[column]} in {place(i, column)}"
+                    )
+        return a
+
+    features = numbers([i for i in range(len(header)) if i != column])
+    cells = [row[column] for row in rows]
+    if "" in cells:
+        raise CliError(f"expected a target, got an empty cell in {place(cells.index(''), column)}")
+    return features, _csv_target(cells, task, lambda: numbers([column], " in the target"))
+
+
+def _csv_target(cells: list[str], task: str | None, numbers: Callable[[], Any]) -> Any:
+    import numpy as np
+
+    whole = sum(_is(int, cell) for cell in cells)
+    real = sum(_is(float, cell) for cell in cells) - whole
+    # Some text in a column of real numbers is a slip of the pen and not a class.
+    if task == "regression" or (task is None and real > 0):
+        return numbers()
+    return np.asarray([int(cell) for cell in cells] if whole == len(cells) else cells)
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Read the header, the rows that are not blank, and the number of the line each ends on."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        # Spreadsheets put a byte order mark in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            for row in reader:
+                if row:
+                    rows.append([cell.strip() for cell in row])
+                    lines.append(reader.line_num)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CliError(f"expected a CSV file in UTF-8, got {path}: {error}") from error
+    if not rows:
+        raise CliError(f"expected a header row in {path}, got an empty file")
+    header = rows.pop(0)
+    del lines[0]
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise CliError(
+                f"expected {len(header)} cells in every row, as in the header, got {len(row)} in "
+                f"row {number + 1} (line {lines[number]}) of {path}"
+            )
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise CliError(f"expected column names that differ, got {twice!r} twice in {path}")
+    return header, rows, lines
+
+
+def _read_npz(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
+    import numpy as np
+
+    # Opened here, since NumPy leaves a file that is no archive open.
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            arrays = {key: archive[key] for key in archive.files}
+        except Exception as error:
+            # A damaged archive can fail in each of zipfile's, zlib's and NumPy's own ways.
+            raise CliError(
+                f"expected an .npz file of arrays of numbers or text, got {path}, which NumPy "
+                "cannot read"
+            ) from error
+    if target not in arrays:
+        raise CliError(
+            f"expected --target to be an array of {path} ({_listed(list(arrays))}), got {target!r}"
+        )
+    others = [key for key in arrays if key != target]
+    key = "x" if "x" in others else others[0] if len(others) == 1 else None
+    if key is None:
+        raise CliError(
+            f"expected the features in an array 'x', or in the only one beside the target "
+            f"{target!r}, got {_listed(list(arrays))} in {path}"
+        )
+    x, y = arrays[key], arrays[target]
+    if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "iufb":
+        raise CliError(
+            f"expected numbers of shape (samples, features) in {key!r} of {path}, got "
+            f"{x.dtype} of shape {x.shape}"
+        )
+    if y.dtype.kind not in "iufbUS" or y.ndim not in (1, 2) or 0 in y.shape[1:]:
+        raise CliError(
+            f"expected numbers or text of shape (samples,) in the target {target!r} of {path}, "
+            f"got {y.dtype} of shape {y.shape}"
+        )
+    if len(x) != len(y):
+        raise CliError(
+            f"expected as many targets as samples in {path}, got {len(y)} in {target!r} and "
+            f"{len(x)} in {key!r}"
+        )
+    _check_finite(path, key, x)
+    _check_finite(path, target, y)
+    return x.astype(np.float64), _npz_target(path, target, y, task)
+
+
+def _npz_target(path: Path, target: str, y: Any, task: str | None) -> Any:
+    import numpy as np
+
+    if task is None:
+        task = "regression" if y.dtype.kind == "f" else "classification"
+    if task == "regression":
+        if y.dtype.kind in "US":
+            raise CliError(
+                f"expected numbers for --task regression, got text in the target {target!r} of "
+                f"{path}"
+            )
+        return np.reshape(y, (len(y), -1)).astype(np.float64)
+    if y.size != len(y):
+        raise CliError(
+            f"expected one class for each sample, of shape ({len(y)},), got shape {y.shape} in "
+            f"the target {target!r} of {path}"
+        )
+    y = np.reshape(y, (-1,))
+    # `read_table` takes real numbers for a regression's.
+    return y.astype(str) if y.dtype.kind in "fS" else y
+
+
+def _check_finite(path: Path, key: str, a: Any) -> None:
+    import numpy as np
+
+    if a.dtype.kind == "f" and not np.isfinite(a).all():
+        row, *column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        where = f"row {row}" + "".join(f", column {i}" for i in column)
+        raise CliError(
+            f"expected finite numbers, got {a[row, *column]} in {where} (from 0) of {key!r} in "
+            f"{path}"
+        )
+
+
+def _is(kind: type, cell: str) -> bool:
+    try:
+        kind(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: list[str], limit: int = 12) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,179 @@
+"""Training with a progress bar, a clock and a way to stop it, and the scores afterwards."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from backends import Backend
+
+from .._typing import Array
+from ..network import Layer, forward
+from ..numerics import Numerics
+from ..training import fit
+from .common import CliError, as_cli_error
+from .problems import Problem
+
+__all__ = ["check_finite", "compiles", "device_of", "fit_timed", "measure", "note_ctrl_c"]
+
+_SECONDS_BETWEEN_UPDATES = 0.1
+
+
+@contextmanager
+def note_ctrl_c() -> Iterator[Event]:
+    """Note the first Ctrl-C in an event; a second is the usual KeyboardInterrupt."""
+    interrupted = Event()
+
+    def note(*_: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def fit_timed(
+    problem: Problem,
+    place: Backend,
+    numerics: Numerics,
+    compile: bool,
+    seed: int,
+    total: int,
+    interrupted: Event,
+) -> tuple[tuple[Layer, ...], Any, float]:
+    """Train; return the network, the loss before each step on the host, and the seconds taken."""
+    import numpy as np
+
+    terminal = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=terminal,
+        disable=not terminal.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("training", total=total, loss="")
+    shown = time.monotonic()
+
+    def progress(done: int, loss: Array) -> None:
+        nonlocal shown
+        if interrupted.is_set():
+            raise StopIteration
+        # Reading the loss makes the host wait for the device.
+        if not bar.disable and time.monotonic() - shown >= _SECONDS_BETWEEN_UPDATES:
+            bar.update(task, completed=done, loss=f"{float(loss):.4g}")
+            shown = time.monotonic()
+
+    # A diverging network overflows, which is reported once and in words.
+    with bar, np.errstate(over="ignore", invalid="ignore"), _compiler_errors(place, compile):
+        place.synchronize()
+        start = time.perf_counter()
+        layers, losses = fit(
+            problem.layers,
+            problem.x,
+            problem.y,
+            learning_rate=problem.learning_rate,
+            steps=problem.steps,
+            epochs=problem.epochs,
+            batch_size=problem.batch_size,
+            seed=seed,
+            loss=problem.loss,
+            numerics=numerics,
+            compile=place.compile if compile else None,
+            progress=progress,
+        )
+        place.synchronize()
+        seconds = time.perf_counter() - start
+    return layers, place.to_numpy(losses), seconds
+
+
+@contextmanager
+def _compiler_errors(place: Backend, compile: bool) -> Iterator[None]:
+    """Say that it was the compiler that failed: many need tools that are not installed."""
+    if not compile:
+        yield
+        return
+    with as_cli_error(
+        Exception, prefix=f"{place.name} cannot compile the step, try --no-compile: ", status=1
+    ):
+        yield
+
+
+def measure(
+    problem: Problem, layers: tuple[Layer, ...], place: Backend, numerics: Numerics
+) -> tuple[float, dict[str, float] | None]:
+    """Compute the loss over all training samples and the scores on those held out."""
+    import numpy as np
+
+    def predict(x: Array) -> Array:
+        return forward(layers, x, numerics=numerics)[-1]
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        final = float(problem.loss(predict(problem.x), problem.y, numerics=numerics)[0])
+        if problem.held_out is None:
+            return final, None
+        x, target = problem.held_out
+        return final, _score(problem, place.to_numpy(predict(x)), place.to_numpy(target))
+
+
+def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
+    import numpy as np
+
+    samples = {"samples": len(target)}
+    if target.ndim == 1:
+        return samples | {"accuracy": float(np.mean(prediction.argmax(axis=1) == target))}
+    scale: Any = problem.preparation.target_deviation if problem.preparation else 1.0
+    error = np.sum((prediction - target).astype(np.float64) ** 2)
+    spread = np.sum((target - target.mean(axis=0)).astype(np.float64) ** 2)
+    rmse = np.sqrt(np.mean(((prediction - target) * np.asarray(scale)) ** 2))
+    # Targets that are all alike leave no variance to explain.
+    r2 = {"r2": float(1.0 - error / spread)} if spread > 0 else {}
+    return samples | r2 | {"rmse": float(rmse)}
+
+
+def check_finite(
+    layers: tuple[Layer, ...], losses: Any, final_loss: float, problem: Problem, place: Backend
+) -> None:
+    """Raise `CliError` if training diverged."""
+    import numpy as np
+
+    parameters = [a for layer in layers for a in layer if a is not None]
+    if math.isfinite(final_loss) and all(np.isfinite(place.to_numpy(a)).all() for a in parameters):
+        return
+    (wrong,) = np.nonzero(~np.isfinite(losses))
+    since = int(wrong[0]) if len(wrong) else len(losses)
+    raise CliError(
+        f"training diverged and nothing was saved: the loss is not finite after {since} steps at "
+        f"learning rate {problem.learning_rate:.4g}; try a lower --learning-rate",
+        status=1,
+    )
+
+
+def compiles(place: Backend) -> bool:
+    """Say whether the library has a compiler."""
+
+    def unchanged() -> None:
+        pass
+
+    function: Callable[..., Any] = unchanged
+    return place.compile(function) is not function
+
+
+def device_of(place: Backend) -> str:
+    """Describe the one device of the backend's that is used."""
+    index = place.name.rpartition(":")[2]
+    return place.devices[int(index) if index.isdecimal() else 0]
