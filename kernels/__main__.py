@@ -13,10 +13,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from .cli.app import run
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("rich", "typer"):
             raise
         sys.stderr.write(
-            f"Error: the command line needs {error.name}, which is not installed: "
+            f"Error: the command line needs {missing}, which is not installed: "
             'pip install "array-api-kernels[cli]"\n'
         )
         return 2

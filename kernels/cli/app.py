@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -14,6 +15,20 @@ from .train import train
 
 __all__ = ["app", "run"]
 
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Tell Ctrl-C here, since some versions of typer make an exit status of it, some an Abort."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise CliError("stopped by Ctrl-C", status=130) from error
+
+    return run
+
+
 app = typer.Typer(
     name="array-api-kernels",
     help="Train a neural network with any array library of the Python Array API standard.",
@@ -21,8 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(backends)
+for _command in (train, backends):
+    app.command()(_stoppable(_command))
 
 # The base of every mistake in an option; no other name for it is exported by every typer.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -49,7 +64,8 @@ def _main(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        # With rich, get_help prints the help itself and returns nothing.
+        typer.echo(context.get_help(), nl=False)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -60,8 +76,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.status)
     except _USAGE_ERROR as error:
         return _fail(getattr(error, "format_message", error.__str__)(), 2)
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped by Ctrl-C", 130)
     return status if isinstance(status, int) else 0
 
 

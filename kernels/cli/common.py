@@ -72,7 +72,11 @@ def find_backend(name: str, dtype: str) -> backends.Backend:
     if dtype == "float64":
         # JAX reads this once, when it is imported.
         os.environ.setdefault("JAX_ENABLE_X64", "1")
-    with as_cli_error(ValueError, backends.BackendUnavailable):
+    # A broken installation of a library fails in its import.
+    with (
+        as_cli_error(ValueError, backends.BackendUnavailable),
+        as_cli_error(ImportError, OSError, prefix=f"{name} fails to load: "),
+    ):
         backend = backends.get(name)
     with as_cli_error(ValueError, TypeError, AttributeError, prefix=f"{name} has no {dtype}: "):
         backend.asarray([0.0], dtype)
