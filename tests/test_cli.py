@@ -165,6 +165,17 @@ def test_other_libraries(name, report):
     assert got["final_loss"] == pytest.approx(report(*options)["final_loss"])
 
 
+def test_time_per_step_leaves_out_what_may_compile(report, run):
+    epochs = report("--epochs", 2)
+    assert (epochs["steps"], epochs["warm_up"]) == (46, 23)
+    assert 0 < epochs["seconds_per_step"] < epochs["warm_up_seconds"]
+    short = report("--steps", 23)
+    assert (short["warm_up"], short["warm_up_seconds"]) == (0, 0.0)
+    assert short["seconds_per_step"] > 0
+    out, _ = run("train", "--problem", "tutorial", "--steps", 2)
+    assert " after the first step in " in out
+
+
 def test_options(report):
     got = report(
         *("--hidden", "20, 10", "--steps", 5, "--batch-size", 8),
@@ -374,8 +385,17 @@ def test_refuses_outputs_that_cannot_be_written(refuse, tmp_path, small_csv, mon
     assert_match("--save .*: it is a folder", refuse("train", "--save", tmp_path))
     own = ("train", "--data", small_csv, "--target", "y")
     assert_match("--save to be a file of its own, got", refuse(*own, "--save", small_csv))
+    plot = tmp_path / "loss.png"
+    plot.touch()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert_match("no permission to write", refuse("train", "--save", tmp_path / "net.st"))
+    assert_match("--plot .*: no permission to change it", refuse("train", "--plot", plot))
+
+    def forbidden(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", forbidden)
+    got = refuse("train", "--save", tmp_path / "net.st")
+    assert_match("cannot write --save .*net.st: Permission denied", got)
 
 
 # Mistakes in data

@@ -45,8 +45,9 @@ class Report(NamedTuple):
         Over all training samples, after the last step.
     held_out
         The number of samples and their scores, or None.
-    seconds_per_step
-        From before the first to after the last, over their number; compiling counts.
+    warm_up, warm_up_seconds, seconds_per_step
+        How many of the first steps may have compiled something and the time they took together;
+        the mean time of the others.
     digest
         `kernels.digest` of the weights.
     saved, plot
@@ -74,6 +75,8 @@ class Report(NamedTuple):
     losses: list[tuple[int, float | None]]
     final_loss: float
     held_out: dict[str, float] | None
+    warm_up: int
+    warm_up_seconds: float
     seconds_per_step: float
     digest: str
     saved: str | None
@@ -118,8 +121,9 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "final loss", f"{report.final_loss:.6g}, {report.loss_name} over all training samples"
     if report.held_out is not None:
         yield "held out", _scores(report.held_out)
-    compiling = ", compiling included" if report.compiled else ""
-    yield "time per step", f"{_duration(report.seconds_per_step)}, mean of all{compiling}"
+    first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
+    warm_up = f" after {first} in {_duration(report.warm_up_seconds)}" if report.warm_up else ""
+    yield "time per step", f"{_duration(report.seconds_per_step)}{warm_up}"
     yield "digest", report.digest
     for label, file in (("saved", report.saved), ("plot", report.plot)):
         if file is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,13 +18,43 @@ from backends import Backend
 from .._typing import Array
 from ..network import Layer, forward
 from ..numerics import Numerics
-from ..training import fit
+from ..training import fit, steps_of
 from .common import CliError, as_cli_error
 from .problems import Problem
 
-__all__ = ["check_finite", "compiles", "device_of", "fit_timed", "measure", "note_ctrl_c"]
+__all__ = [
+    "Trained",
+    "check_finite",
+    "compiles",
+    "device_of",
+    "fit_timed",
+    "measure",
+    "note_ctrl_c",
+]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
+
+
+class Trained(NamedTuple):
+    """What training gave, and how long it took.
+
+    Attributes
+    ----------
+    layers
+        The network.
+    losses
+        The loss before each step, on the host.
+    warm_up
+        How many of the first steps may have compiled something; 0 if there were no others.
+    warm_up_seconds, seconds_per_step
+        The time of those steps together, and of each other step in the mean.
+    """
+
+    layers: tuple[Layer, ...]
+    losses: Any
+    warm_up: int
+    warm_up_seconds: float
+    seconds_per_step: float
 
 
 @contextmanager
@@ -51,8 +81,8 @@ def fit_timed(
     seed: int,
     total: int,
     interrupted: Event,
-) -> tuple[tuple[Layer, ...], Any, float]:
-    """Train; return the network, the loss before each step on the host, and the seconds taken."""
+) -> Trained:
+    """Train, with a progress bar if stderr is a terminal, until done or interrupted."""
     import numpy as np
 
     terminal = Console(stderr=True)
@@ -67,21 +97,26 @@ def fit_timed(
         transient=True,
     )
     task = bar.add_task("training", total=total, loss="")
-    shown = time.monotonic()
+    # The last batch of an epoch may be smaller, and compiled anew.
+    warm_up = steps_of(problem.x.shape[0], steps=None, epochs=1, batch_size=problem.batch_size)
+    shown = start = warm = time.perf_counter()
 
     def progress(done: int, loss: Array) -> None:
-        nonlocal shown
+        nonlocal shown, warm
+        if done == warm_up:
+            place.synchronize()
+            warm = time.perf_counter()
         if interrupted.is_set():
             raise StopIteration
         # Reading the loss makes the host wait for the device.
-        if not bar.disable and time.monotonic() - shown >= _SECONDS_BETWEEN_UPDATES:
+        if not bar.disable and time.perf_counter() - shown >= _SECONDS_BETWEEN_UPDATES:
             bar.update(task, completed=done, loss=f"{float(loss):.4g}")
-            shown = time.monotonic()
+            shown = time.perf_counter()
 
     # A diverging network overflows, which is reported once and in words.
     with bar, np.errstate(over="ignore", invalid="ignore"), _compiler_errors(place, compile):
         place.synchronize()
-        start = time.perf_counter()
+        start = warm = time.perf_counter()
         layers, losses = fit(
             problem.layers,
             problem.x,
@@ -97,8 +132,13 @@ def fit_timed(
             progress=progress,
         )
         place.synchronize()
-        seconds = time.perf_counter() - start
-    return layers, place.to_numpy(losses), seconds
+        end = time.perf_counter()
+    done = losses.shape[0]
+    if done <= warm_up:
+        warm_up, warm = 0, start
+    return Trained(
+        layers, place.to_numpy(losses), warm_up, warm - start, (end - warm) / (done - warm_up)
+    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,8 @@ def train(
         bool, _option("Arithmetic", "Use the library's own compiler, if it has one.")
     ] = False,
     save: Annotated[
-        Path | None, _option("Output", "Write the trained network to this safetensors FILE.")
+        Path | None,
+        _option("Output", "Write the trained network to this safetensors FILE.", readable=False),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -126,7 +128,8 @@ def train(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, _option("Output", "Draw the loss of every step into this FILE.png.")
+        Path | None,
+        _option("Output", "Draw the loss of every step into this FILE.png.", readable=False),
     ] = None,
     json: Annotated[bool, _option("Output", "Print JSON instead of tables.", "--json")] = False,
 ) -> None:
@@ -163,9 +166,8 @@ def train(
     )
 
     with note_ctrl_c() as interrupted:
-        layers, losses, seconds = fit_timed(
-            work, place, NUMERICS[numerics], compile, seed, total, interrupted
-        )
+        trained = fit_timed(work, place, NUMERICS[numerics], compile, seed, total, interrupted)
+        layers, losses = trained.layers, trained.losses
         final_loss, held_out = measure(work, layers, place, NUMERICS[numerics])
         check_finite(layers, losses, final_loss, work, place)
         if save is not None:
@@ -200,7 +202,9 @@ def train(
         losses=milestones(losses),
         final_loss=final_loss,
         held_out=held_out,
-        seconds_per_step=seconds / len(losses),
+        warm_up=trained.warm_up,
+        warm_up_seconds=trained.warm_up_seconds,
+        seconds_per_step=trained.seconds_per_step,
         digest=digest(layers),
         saved=None if save is None else str(save),
         plot=None if plot is None else str(plot),
@@ -245,9 +249,15 @@ def _check_files(*, reads: tuple[Path | None, ...], save: Path | None, plot: Pat
         if path.is_dir():
             raise CliError(f"cannot write {option} {path}: it is a folder")
         # A network is written beside its file and renamed; a plot is written in place.
-        place = path if option == "--plot" and path.exists() else path.parent
-        if not os.access(place, os.W_OK):
-            raise CliError(f"cannot write {option} {path}: no permission to write {place}")
+        if option == "--plot" and path.exists():
+            if not os.access(path, os.W_OK):
+                raise CliError(f"cannot write {option} {path}: no permission to change it")
+            continue
+        # Only trying tells, for instance of a folder that takes no files from anyone.
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise CliError(f"cannot write {option} {path}: {error.strerror or error}") from error
     if save is not None or resume is not None:
         require("safetensors", "--save" if resume is None else "--resume")
     if plot is not None:
