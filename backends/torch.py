@@ -16,6 +16,7 @@ def get(device: str | None) -> Backend:
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"expected the backend 'torch:cpu' or 'torch:cuda', got 'torch:{device}'")
     try:
+        import numpy
         import torch
     except ModuleNotFoundError:
         raise BackendUnavailable(
@@ -37,9 +38,8 @@ def get(device: str | None) -> Backend:
         devices = tuple(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))
 
     def asarray(host: Any, dtype: str | None = None) -> Array:
-        a: Array = torch.asarray(
-            host, dtype=None if dtype is None else getattr(torch, dtype), device=place, copy=True
-        )
+        # torch.asarray cannot convert a 0-d NumPy array, and makes float32 of a list.
+        a: Array = torch.from_numpy(numpy.array(host, dtype=dtype)).to(place)
         return a
 
     def to_numpy(a: Any) -> Any:

@@ -58,7 +58,7 @@ def softmax_cross_entropy(
 
     With s = logits - max(logits) and p the target's probabilities (one-hot for class indices),
     row by row: value = mean(sum(p) * log(sum(exp(s))) - sum(p * s)), and
-    gradient = (exp(s) / (sum(exp(s)) / sum(p)) - p) / n.
+    gradient = (exp(s) * sum(p) / sum(exp(s)) - p) / n.
 
     Parameters
     ----------
@@ -102,8 +102,9 @@ def softmax_cross_entropy(
     # Dividing by an array, since torch on CUDA multiplies by the reciprocal of a number.
     n = xp.full((), float(logits.shape[0]), dtype=logits.dtype, device=device(logits))
     value = (_dot(mass, numerics.log(total), numerics) - _dot(p, s, numerics)) / n
-    # Quotients and a difference: nothing a compiler could contract to a fused multiply-add.
-    return value, (e / (total / mass) - p) / n
+    # The product is divided before anything is added: no compiler can contract it to a fused
+    # multiply-add.
+    return value, (e * mass / total - p) / n
 
 
 def _check_prediction(prediction: Array) -> None:
