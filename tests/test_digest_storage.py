@@ -1,0 +1,376 @@
+"""The hash of a network and its file hold the same bits on every backend."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from _assert import assert_identical, assert_networks_identical, bits, fetch, parameters
+
+import kernels
+from kernels import Layer
+
+NETWORKS = {"biases": (True, True), "no bias": (False, False), "one bias": (False, True)}
+
+
+def network(asarray, dtype, biases=(True, True)):
+    """Make a network of numbers that are hard to print: extremes, both zeros, random bits."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(3, 4)).astype(dtype)
+    info = np.finfo(dtype)
+    first.flat[:6] = [0.0, -0.0, info.max, info.min, info.tiny, info.eps]
+    second = rng.normal(size=(4, 2)).astype(dtype)
+    bias = [np.asarray([1.5, -0.0, 1 / 3, -2.0], dtype), np.asarray([0.1, -0.0], dtype)]
+    return tuple(
+        Layer(asarray(w, dtype), asarray(b, dtype) if has else None)
+        for w, b, has in zip((first, second), bias, biases, strict=True)
+    )
+
+
+def documented_digest(layers):
+    """Hash as the docstring of `kernels.digest` says, in NumPy."""
+    sha = hashlib.sha256(b"%d layers\n" % len(layers))
+    for i, layer in enumerate(layers):
+        for field in ("weight", "bias"):
+            if getattr(layer, field) is None:
+                continue
+            host = fetch(getattr(layer, field))
+            shape = ",".join(map(str, host.shape))
+            sha.update(f"layers.{i}.{field} {host.dtype.name} {shape}\n".encode("ascii"))
+            sha.update((host + 0.0).astype(host.dtype.newbyteorder("<")).tobytes(order="C"))
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize("biases", NETWORKS)
+def test_digest_is_the_documented_one(asarray, dtype, biases):
+    layers = network(asarray, dtype, NETWORKS[biases])
+    assert kernels.digest(layers) == documented_digest(layers)
+    # The oracle's own zeros are all +0.
+    assert bits(layers[0].weight).flat[1] != 0
+
+
+def test_digest_is_the_same_everywhere(asarray, dtype):
+    # From NumPy, by `documented_digest`.
+    expected = {
+        "float32": "2627212398560313e6128b6de1f2989cd0db6fac84c612fa3031a548aadc19a0",
+        "float64": "d7b27602362639a53cf31baf41ad19f79b60779e0cd8156db69d418ec1bf1202",
+    }
+    assert kernels.digest(network(asarray, dtype)) == expected[dtype]
+
+
+def with_weight(layers, host, asarray, dtype):
+    return (Layer(asarray(host, dtype), layers[0].bias), *layers[1:])
+
+
+def test_digest_takes_both_zeros_for_one(asarray, dtype):
+    layers = network(asarray, dtype)
+    host = fetch(layers[0].weight)
+    host[host == 0.0] = 0.0
+    positive = kernels.digest(with_weight(layers, host, asarray, dtype))
+    host[host == 0.0] = -0.0
+    negative = kernels.digest(with_weight(layers, host, asarray, dtype))
+    assert positive == negative == kernels.digest(layers)
+
+
+def test_digest_sees_every_bit(asarray, dtype):
+    layers = tuple(
+        Layer(layer.weight[:2, :2] * 1.0, layer.bias[:2] * 1.0)
+        for layer in (network(asarray, dtype)[1],) * 2
+    )
+    seen = {kernels.digest(layers)}
+    count = 1
+    for i, layer in enumerate(layers):
+        for field, a in zip(layer._fields, layer, strict=True):
+            host = fetch(a)
+            for index in np.ndindex(host.shape):
+                if host[index] == 0.0:
+                    continue
+                for bit in range(8 * host.itemsize):
+                    changed = host.copy()
+                    changed.view(f"u{host.itemsize}")[index] ^= 1 << bit
+                    if not np.isfinite(changed[index]):
+                        continue
+                    new = layer._replace(**{field: asarray(changed, dtype)})
+                    seen.add(kernels.digest((*layers[:i], new, *layers[i + 1 :])))
+                    count += 1
+    # Ten numbers, of which a changed exponent makes a few infinite.
+    assert count > 0.9 * 10 * 8 * host.itemsize
+    assert len(seen) == count
+
+
+def test_digest_sees_structure(asarray):
+    def zeros(*shape, dtype="float32"):
+        return asarray(np.zeros(shape), dtype)
+
+    networks = [
+        (Layer(zeros(2, 6)),),
+        (Layer(zeros(6, 2)),),
+        (Layer(zeros(3, 4)),),
+        (Layer(zeros(2, 6, dtype="float64")),),
+        (Layer(zeros(2, 3, dtype="float64")),),  # as many bytes as the first
+        (Layer(zeros(2, 6), zeros(6)),),
+        (Layer(zeros(2, 2)), Layer(zeros(2, 4))),
+        (Layer(zeros(2, 2)), Layer(zeros(2, 3), zeros(3))),
+        (Layer(zeros(2, 2), zeros(2)), Layer(zeros(2, 3))),
+        (Layer(zeros(2, 2)), Layer(zeros(2, 2)), Layer(zeros(2, 2))),
+        (Layer(zeros(0, 2)),),
+        (Layer(zeros(2, 0)),),
+    ]
+    assert len({kernels.digest(layers) for layers in networks}) == len(networks)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided"])
+def test_digest_does_not_see_the_layout(asarray, dtype, layout):
+    layers = network(asarray, dtype)
+    host = fetch(layers[1].weight)
+    if layout == "transposed":
+        weight = asarray(host.T.copy(), dtype).T
+    else:
+        weight = asarray(np.repeat(np.repeat(host, 2, axis=0), 2, axis=1), dtype)[::2, ::2]
+    assert kernels.digest((layers[0], Layer(weight, layers[1].bias))) == kernels.digest(layers)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["layers.0.weight", "layers.1.bias"])
+def test_digest_of_what_is_not_finite(asarray, dtype, bad, place):
+    layers = list(network(asarray, dtype))
+    _, i, field = place.split(".")
+    host = fetch(getattr(layers[int(i)], field))
+    host.flat[-1] = bad
+    layers[int(i)] = layers[int(i)]._replace(**{field: asarray(host, dtype)})
+    with pytest.raises(
+        ValueError, match=f"expected finite weights, got infinity or NaN in {place}"
+    ):
+        kernels.digest(layers)
+
+
+def test_digest_of_another_dtype(asarray, xp):
+    if not hasattr(xp, "float16"):
+        pytest.skip("the library has no float16")
+    layers = (Layer(xp.astype(asarray(np.ones((2, 2)), "float32"), xp.float16)),)
+    with pytest.raises(TypeError, match=r"expected float32 or float64 weights, got .*float16"):
+        kernels.digest(layers)
+
+
+@pytest.fixture
+def path(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    return tmp_path / "net.safetensors"
+
+
+@pytest.mark.parametrize("biases", NETWORKS)
+@pytest.mark.parametrize("as_text", [False, True], ids=["Path", "str"])
+def test_what_is_saved_is_loaded(asarray, dtype, like, path, biases, as_text):
+    layers = network(asarray, dtype, NETWORKS[biases])
+    where = str(path) if as_text else path
+    kernels.save(where, layers)
+    again = kernels.load(where, like=like)
+    # -0 too.
+    assert_networks_identical(again, layers)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_infinity_and_nan_are_saved(asarray, dtype, like, path):
+    layers = (Layer(asarray([[math.inf, -math.inf, math.nan]], dtype)),)
+    kernels.save(path, layers)
+    assert_identical(kernels.load(path, like=like)[0].weight, layers[0].weight)
+
+
+def test_file_is_read_by_safetensors(asarray, dtype, path):
+    layers = network(asarray, dtype, (True, False))
+    kernels.save(path, layers)
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    assert tensors.keys() == {"layers.0.weight", "layers.0.bias", "layers.1.weight"}
+    for name, tensor in tensors.items():
+        _, i, field = name.split(".")
+        np.testing.assert_array_equal(
+            bits(tensor), bits(fetch(getattr(layers[int(i)], field))), strict=True
+        )
+
+
+def test_file_of_safetensors_is_read(asarray, dtype, like, path):
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import save_file
+
+    layers = network(asarray, dtype)
+    names = [f"layers.{i}.{field}" for i in (0, 1) for field in Layer._fields]
+    save_file(dict(zip(names, map(fetch, parameters(layers)), strict=True)), path)
+    assert_networks_identical(kernels.load(path, like=like), layers)
+
+
+def test_files_are_the_same_everywhere(asarray, dtype, path):
+    layers = network(asarray, dtype)
+    kernels.save(path, layers)
+    other = path.with_name("other")
+    kernels.save(other, tuple(Layer(*map(fetch, layer)) for layer in layers))
+    assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["write", "fsync", "replace", "interrupt"])
+def test_crash_leaves_the_old_file_whole(asarray, dtype, like, path, monkeypatch, fault):
+    old = network(asarray, dtype)
+    kernels.save(path, old)
+    before = path.read_bytes()
+    error = KeyboardInterrupt if fault == "interrupt" else OSError
+
+    def fail(*args, **kwargs):
+        raise error("no space left on device")
+
+    if fault == "write":
+        monkeypatch.setattr(os, "fdopen", _failing_fdopen(fail))
+    else:
+        monkeypatch.setattr(os, "fsync" if fault == "fsync" else "replace", fail)
+    with pytest.raises(error, match="no space left"):
+        kernels.save(path, kernels.init((5, 5), like=like))
+    monkeypatch.undo()
+    assert os.listdir(path.parent) == [path.name]
+    assert path.read_bytes() == before
+
+
+def _failing_fdopen(fail):
+    fdopen = os.fdopen
+
+    def opened(*args, **kwargs):
+        file = fdopen(*args, **kwargs)
+
+        class Failing:
+            write = staticmethod(fail)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *args):
+                file.close()
+
+        return Failing()
+
+    return opened
+
+
+def test_killed_while_writing_leaves_the_old_file_whole(path):
+    """End the process, with no chance to tidy up, before the rename."""
+    code = """
+import os, sys
+import numpy as np
+import kernels
+kernels.save(sys.argv[1], kernels.init((3, 2), like=np.zeros(0)))
+os.replace = lambda *args: os._exit(7)
+kernels.save(sys.argv[1], kernels.init((3, 2), like=np.zeros(0), seed=1))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == 7
+    like = np.zeros(0)
+    loaded = kernels.load(path, like=like)
+    assert_networks_identical(loaded, kernels.init((3, 2), like=like))
+
+
+def test_save_into_a_folder_that_is_not_there(like, path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        kernels.save(path.parent / "nowhere" / "net", kernels.init((2, 2), like=like))
+
+
+def test_save_of_what_is_no_network(asarray, dtype, path):
+    with pytest.raises(ValueError, match="expected at least one layer, got an empty network"):
+        kernels.save(path, ())
+    with pytest.raises(ValueError, match=r"expected layers\[0\].weight of shape \(n_in, n_out\)"):
+        kernels.save(path, (Layer(asarray(np.zeros(3), dtype)),))
+    assert not os.listdir(path.parent)
+
+
+def test_load_of_no_file(like, path):
+    with pytest.raises(FileNotFoundError, match=r"net\.safetensors"):
+        kernels.load(path, like=like)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network", b"\xff" * 100, b"cut"])
+def test_load_of_another_file(like, path, content):
+    if content == b"cut":
+        kernels.save(path, kernels.init((3, 2), like=like))
+        content = path.read_bytes()[:-1]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"expected a safetensors file, got .*net.safetensors: "):
+        kernels.load(path, like=like)
+
+
+def raw(tensors):
+    """Write the format by hand: the header's length, the header, the bytes."""
+    header, data = {}, b""
+    for name, (dtype, a) in tensors.items():
+        content = np.ascontiguousarray(a).tobytes()
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(a.shape),
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+ONES = np.ones((2, 2), "<f4")
+WRONG = {
+    "nothing": ({}, "expected a network of tensors .*, got no tensors"),
+    "other names": ({"weight": ("F32", ONES)}, r"expected a network .*, got \['weight'\]"),
+    "a layer missing": (
+        {"layers.0.weight": ("F32", ONES), "layers.2.weight": ("F32", ONES)},
+        r"expected a network .*, got \['layers.2.weight'\]",
+    ),
+    "a bias alone": ({"layers.0.bias": ("F32", ONES[0])}, r"got \['layers.0.bias'\]"),
+    "more than a network": (
+        {"layers.0.weight": ("F32", ONES), "step": ("F32", ONES)},
+        r"expected a network .*, got \['step'\]",
+    ),
+    "integers": (
+        {"layers.0.weight": ("I32", ONES)},
+        "expected float32 weights, as `like`, got I32 for layers.0.weight",
+    ),
+    "another dtype": (
+        {"layers.0.weight": ("F64", ONES.astype("<f8"))},
+        "expected float32 weights, as `like`, got F64 for layers.0.weight",
+    ),
+    "a bias of another dtype": (
+        {"layers.0.weight": ("F32", ONES), "layers.0.bias": ("F64", ONES[0].astype("<f8"))},
+        "expected float32 weights, as `like`, got F64 for layers.0.bias",
+    ),
+    "a vector": (
+        {"layers.0.weight": ("F32", ONES[0])},
+        r"of shape \(n_in, n_out\), got shape \(2,\)",
+    ),
+    "a bias too long": (
+        {"layers.0.weight": ("F32", ONES), "layers.0.bias": ("F32", ONES.reshape(-1))},
+        r"expected layers\[0\].bias of shape \(2,\), got shape \(4,\)",
+    ),
+    "no chain": (
+        {"layers.0.weight": ("F32", ONES), "layers.1.weight": ("F32", np.ones((3, 2), "<f4"))},
+        r"expected layers\[1\].weight of shape \(2, n_out\), .* got shape \(3, 2\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_load_of_other_tensors(asarray, path, wrong):
+    tensors, message = WRONG[wrong]
+    path.write_bytes(raw(tensors))
+    with pytest.raises(ValueError, match=message):
+        kernels.load(path, like=asarray(np.zeros(0), "float32"))
+
+
+def test_load_into_integers(asarray, path):
+    path.write_bytes(raw({"layers.0.weight": ("F32", ONES)}))
+    with pytest.raises(TypeError, match="expected like of a real floating dtype"):
+        kernels.load(path, like=asarray(np.zeros(0, np.int32)))
+
+
+def test_load_is_right_about_right_tensors(asarray, path):
+    """The hand-made file of the tests above is read when nothing is wrong with it."""
+    path.write_bytes(raw({"layers.0.weight": ("F32", ONES)}))
+    (layer,) = kernels.load(path, like=asarray(np.zeros(0), "float32"))
+    np.testing.assert_array_equal(fetch(layer.weight), ONES)
+    assert layer.bias is None
