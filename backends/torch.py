@@ -52,7 +52,8 @@ def get(device: str | None) -> Backend:
     def compile(function: Callable[..., Any]) -> Callable[..., Any]:
         # Tracing array_api_compat's cached look-ups of namespaces is sound: they depend on types.
         warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_")
-        compiled: Callable[..., Any] = torch.compile(function)
+        # Symbolic shapes take minutes to compile exact numerics; a training run has two shapes.
+        compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
         return compiled
 
     return Backend(

@@ -4,12 +4,14 @@ from . import random
 from .digest import digest
 from .losses import softmax_cross_entropy, squared_error
 from .network import Layer, backward, forward, init, step, update
-from .numerics import NATIVE
+from .numerics import EXACT, NATIVE, Exact
 from .storage import load, save
 from .training import Fit, fit
 
 __all__ = [
+    "EXACT",
     "NATIVE",
+    "Exact",
     "Fit",
     "Layer",
     "backward",

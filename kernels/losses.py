@@ -47,7 +47,7 @@ def squared_error(
     _check_prediction(prediction)
     check_alike("target", target, "the prediction", prediction)
     check_shape("target", target, tuple(prediction.shape))
-    difference = prediction - target
+    difference = numerics.subtract(prediction, target)
     return _dot(difference, difference, numerics), 2.0 * difference
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace, device
 
@@ -134,17 +134,8 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
     """
     check_layers(layers)
     check_input(layers, x)
-    xp = array_namespace(x)
-    activations = [x]
-    for i, (weight, bias) in enumerate(layers):
-        a = numerics.matmul(activations[-1], weight)
-        if bias is not None:
-            a = a + bias
-        if i < len(layers) - 1:
-            # Unlike maximum(a, 0) this has one answer for -0 in every library, and keeps NaN.
-            a = xp.where(a <= 0.0, xp.zeros_like(a), a)
-        activations.append(a)
-    return tuple(activations)
+    _, activations = _forward(layers, _prepare(layers, numerics), x, numerics.left(x), numerics)
+    return activations
 
 
 def backward(
@@ -196,21 +187,9 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    xp = array_namespace(gradient)
-    gradients: list[Layer] = []
-    for i in reversed(range(len(layers))):
-        weight, bias = layers[i]
-        a = activations[i]
-        gradients.append(
-            Layer(
-                numerics.matmul(a.T, gradient),
-                None if bias is None else numerics.sum(gradient, axis=0),
-            )
-        )
-        if i > 0:
-            gradient = numerics.matmul(gradient, weight.T)
-            gradient = xp.where(a <= 0.0, xp.zeros_like(gradient), gradient)
-    return tuple(reversed(gradients))
+    inputs = [numerics.left(a) for a in activations[:-1]]
+    weights = _prepare(layers, numerics)
+    return _backward(layers, weights, inputs, activations, gradient, numerics)
 
 
 def update(
@@ -261,6 +240,7 @@ def update(
             )
             for weight, bias in gradients
         ],
+        numerics,
     )
 
 
@@ -310,19 +290,81 @@ def step(
     >>> layers[0].weight, value
     (array([[1.]]), array(4.))
     """
+    check_layers(layers)
+    check_input(layers, x)
     check_learning_rate(learning_rate)
-    activations = forward(layers, x, numerics=numerics)
+    return train(
+        layers, x, y, numerics.left(x), learning_rate=learning_rate, loss=loss, numerics=numerics
+    )
+
+
+def train(
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    prepared: Any,
+    *,
+    learning_rate: float,
+    loss: Loss,
+    numerics: Numerics,
+) -> tuple[tuple[Layer, ...], Array]:
+    """Take one step as `step` does, unchecked, with `prepared` for numerics.left(x)."""
+    weights = _prepare(layers, numerics)
+    inputs, activations = _forward(layers, weights, x, prepared, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.scale(gradient, learning_rate)
-    gradients = backward(layers, activations, gradient, numerics=numerics)
-    return _subtract(layers, gradients), value
+    gradients = _backward(layers, weights, inputs, activations, gradient, numerics)
+    return _subtract(layers, gradients, numerics), value
 
 
-def _subtract(layers: Sequence[Layer], changes: Sequence[Layer]) -> tuple[Layer, ...]:
+def _prepare(layers: Sequence[Layer], numerics: Numerics) -> list[Any]:
+    return [numerics.right(layer.weight) for layer in layers]
+
+
+def _forward(
+    layers: Sequence[Layer], weights: Sequence[Any], x: Array, prepared: Any, numerics: Numerics
+) -> tuple[list[Any], tuple[Array, ...]]:
+    """Compute the inputs of every layer, prepared, and the activations."""
+    xp = array_namespace(x)
+    inputs, activations = [prepared], [x]
+    for i, (_, bias) in enumerate(layers):
+        a = numerics.matmul(inputs[i], weights[i])
+        if bias is not None:
+            a = numerics.add(a, bias)
+        if i < len(layers) - 1:
+            # Unlike maximum(a, 0) this has one answer for -0 in every library, and keeps NaN.
+            a = xp.where(a <= 0.0, xp.zeros_like(a), a)
+            inputs.append(numerics.left(a))
+        activations.append(a)
+    return inputs, tuple(activations)
+
+
+def _backward(
+    layers: Sequence[Layer],
+    weights: Sequence[Any],
+    inputs: Sequence[Any],
+    activations: Sequence[Array],
+    gradient: Array,
+    numerics: Numerics,
+) -> tuple[Layer, ...]:
+    xp = array_namespace(gradient)
+    gradients: list[Layer] = []
+    for i in reversed(range(len(layers))):
+        bias = None if layers[i].bias is None else numerics.sum(gradient, axis=0)
+        gradients.append(Layer(numerics.matmul(inputs[i].T, gradient), bias))
+        if i > 0:
+            gradient = numerics.matmul(gradient, weights[i].T)
+            gradient = xp.where(activations[i] <= 0.0, xp.zeros_like(gradient), gradient)
+    return tuple(reversed(gradients))
+
+
+def _subtract(
+    layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
+) -> tuple[Layer, ...]:
     return tuple(
         Layer(
-            layer.weight - change.weight,
-            None if layer.bias is None else layer.bias - cast(Array, change.bias),
+            numerics.subtract(layer.weight, change.weight),
+            None if layer.bias is None else numerics.subtract(layer.bias, cast(Array, change.bias)),
         )
         for layer, change in zip(layers, changes, strict=True)
     )

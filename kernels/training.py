@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from ._checks import check_input, check_labels, check_layers, check_learning_rate, check_samples
 from ._typing import Array
 from .losses import squared_error
-from .network import Layer, Loss, step
+from .network import Layer, Loss, train
 from .numerics import NATIVE, Numerics
 from .random import permutation
 
@@ -108,15 +108,23 @@ def fit(
     if xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
 
-    def train(layers: Sequence[Layer], x: Array, y: Array) -> tuple[tuple[Layer, ...], Array]:
-        return step(layers, x, y, learning_rate=learning_rate, loss=loss, numerics=numerics)
+    def train_batch(
+        layers: Sequence[Layer], x: Array, y: Array, prepared: Any
+    ) -> tuple[tuple[Layer, ...], Array]:
+        if prepared is None:
+            prepared = numerics.left(x)
+        return train(
+            layers, x, y, prepared, learning_rate=learning_rate, loss=loss, numerics=numerics
+        )
 
     if compile is not None:
-        train = compile(train)
+        train_batch = compile(train_batch)
+    # The one input that never changes: all samples as one batch.
+    prepared = numerics.left(x) if batch_size is None else None
     trained = tuple(layers)
     losses: list[Array] = []
     for x_batch, y_batch in _batches(x, y, total, batch_size, seed):
-        trained, value = train(trained, x_batch, y_batch)
+        trained, value = train_batch(trained, x_batch, y_batch, prepared)
         losses.append(value)
         if progress is not None:
             try:

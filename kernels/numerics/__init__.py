@@ -1,28 +1,45 @@
 """What a product, a sum and an elementary function are.
 
-The network never multiplies matrices or adds along an axis itself: it asks the `Numerics`
-it was given. `NATIVE` is the array library's own arithmetic.
+The network never multiplies, adds or sums by itself: it asks the `Numerics` it was given. `NATIVE`
+is the array library's own arithmetic, `EXACT` gives the same bits on every library and device.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._typing import Array
+from .exact import Exact
 from .native import Native
 
-__all__ = ["NATIVE", "Native", "Numerics"]
+__all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics"]
 
 
 class Numerics(Protocol):
     """The operations whose rounding depends on how a library implements them."""
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """Multiply matrices of shapes (n, k) and (k, m), in the dtype of `a` and `b`."""
+    def left(self, a: Array) -> Any:
+        """Prepare a matrix for `matmul` as `a`, or as `a.T`, once for several products."""
+        ...
+
+    def right(self, b: Array) -> Any:
+        """Prepare a matrix for `matmul` as `b`, or as `b.T`, once for several products."""
+        ...
+
+    def matmul(self, a: Any, b: Any) -> Array:
+        """Multiply matrices, prepared or not, of shapes (n, k) and (k, m)."""
         ...
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`."""
+        ...
+
+    def add(self, a: Array, b: Array) -> Array:
+        """Add arrays."""
+        ...
+
+    def subtract(self, a: Array, b: Array) -> Array:
+        """Subtract arrays."""
         ...
 
     def scale(self, a: Array, factor: float) -> Array:
@@ -39,3 +56,4 @@ class Numerics(Protocol):
 
 
 NATIVE: Numerics = Native()
+EXACT: Numerics = Exact()

@@ -14,11 +14,23 @@ from .._typing import Array
 class Native:
     """Numerics that call the library's own `matmul`, `sum`, `exp` and `log`."""
 
+    def left(self, a: Array) -> Array:
+        return a
+
+    def right(self, b: Array) -> Array:
+        return b
+
     def matmul(self, a: Array, b: Array) -> Array:
         return a @ b
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         return cast(Array, array_namespace(a).sum(a, axis=axis, keepdims=keepdims))
+
+    def add(self, a: Array, b: Array) -> Array:
+        return a + b
+
+    def subtract(self, a: Array, b: Array) -> Array:
+        return a - b
 
     def scale(self, a: Array, factor: float) -> Array:
         return a * factor

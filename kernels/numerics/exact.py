@@ -1,0 +1,311 @@
+"""Arithmetic whose results are the same bits on every library, device, thread count and compiler.
+
+Each matrix is cut into slices of so few bits that every partial sum of a product of two slices is
+a 53-bit integer times a power of two. Then no order of summation can round (Ozaki, Ogita, Oishi,
+Rump 2012), and the few roundings that remain are done one element at a time, in a fixed order.
+
+What keeps compilers from changing a bit: every product below is exact or is rounded on its own, so
+that contraction to a fused multiply-add changes nothing; products of slices are subtracted, never
+added, since compilers turn `total + a @ b` into one call that starts summing from `total`; numbers
+too small to be normal, which some libraries flush to zero, are rounded away everywhere; and
+`(a + shift) - shift` never has a shift known when compiling, since XLA would drop it.
+`docs/exact.md` has the proofs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from array_api_compat import array_namespace, device
+
+from .._typing import Array
+from . import elementary
+
+_MAX_K = 2**24
+
+# Products per matrix product: (slices of the left operand, slices of the right operand).
+_SLICES = {1: (1, 1), 2: (1, 2), 3: (2, 2), 6: (3, 3)}
+_DEFAULT = {"float32": 2, "float64": 6}
+
+# Smaller elements count as zero. Below the first some libraries flush a float32 to zero; below the
+# second the products of slices of float64 would be subnormal.
+_TINY = {"float32": 2.0**-126, "float64": 2.0**-510}
+
+
+class Operand(NamedTuple):
+    """A matrix cut into slices.
+
+    Attributes
+    ----------
+    array
+        The matrix itself, shape (n, m).
+    slices
+        float64 arrays of shape (n, m), largest first, that add up to nearly the matrix, those of a
+        right operand negated except for the last.
+    top
+        A power of two, more than half the largest magnitude and not above it unless that is tiny;
+        a 0-d float64 array.
+    """
+
+    array: Array
+    slices: tuple[Array, ...]
+    top: Array
+
+    @property
+    def T(self) -> Operand:
+        """The operand transposed."""
+        return Operand(self.array.T, tuple(s.T for s in self.slices), self.top)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Numerics with the same bits everywhere, for float32 and float64 networks.
+
+    A matrix product over k terms is computed as a fixed number of exact products of slices. With
+    B = 53 - ceil(log2 k) bits for a product, where k is the largest dimension of an operand, and
+    one power-of-two scale for each matrix:
+
+    ========  ===================  ============================  =======================
+    products  slices, left, right  bits of a slice, left, right  used by default for
+    ========  ===================  ============================  =======================
+    1         1, 1                 ceil(B / 2), floor(B / 2)
+    2         1, 2                 B - floor(B / 3), floor(B / 3)  float32
+    3         2, 2                 ceil(B / 2), floor(B / 2)
+    6         3, 3                 ceil(B / 2), floor(B / 2)     float64
+    ========  ===================  ============================  =======================
+
+    The error of an element of a @ b is at most k * max|a| * max|b| * `error_bound(dtype, k)`, plus
+    half a unit in the last place of the result. Underflow adds to that: elements of a float32
+    matrix below 2**-126, and of a float64 matrix below 2**-510, count as zero, and results are
+    rounded to multiples of 2**-125 and 2**-1020. If an operand holds infinity or NaN, or a sum of
+    |a| @ |b| overflows, the result is not finite.
+
+    Parameters
+    ----------
+    products
+        1, 2, 3 or 6; None is 2 for float32 and 6 for float64.
+
+    Raises
+    ------
+    ValueError
+        If `products` is none of these; in use, if k is over 2**24.
+    TypeError
+        In use, if a dtype is neither float32 nor float64, or the library has no float64.
+
+    References
+    ----------
+    Ozaki, Ogita, Oishi, Rump 2012, "Error-free transformations of matrix multiplication by using
+    fast routines of matrix multiplication and its applications", Numerical Algorithms 59.
+    Demmel, Nguyen 2013, "Fast reproducible floating-point summation", ARITH 21.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> a = np.asarray([[1.0, 1e-30, -1.0]])
+    >>> kernels.EXACT.matmul(a, np.ones((3, 1)))
+    array([[0.]])
+    """
+
+    products: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.products not in (None, *_SLICES):
+            raise ValueError(f"expected products of 1, 2, 3, 6 or None, got {self.products}")
+
+    def left(self, a: Array | Operand) -> Operand:
+        """Cut the left operand of products; what is cut already is returned as it is."""
+        return a if isinstance(a, Operand) else self._cut(a, side=0)
+
+    def right(self, b: Array | Operand) -> Operand:
+        """Cut the right operand of products; what is cut already is returned as it is."""
+        return b if isinstance(b, Operand) else self._cut(b, side=1)
+
+    def matmul(self, a: Array | Operand, b: Array | Operand) -> Array:
+        """Multiply matrices of shapes (n, k) and (k, m); the result has the dtype of `a`."""
+        left, right = self.left(a), self.right(b)
+        xp = array_namespace(left.array)
+        depth = len(right.slices) - 1
+        # Smallest first. Leading slices on the right are negated, so that totals are differences.
+        total = left.slices[0] @ right.slices[depth]
+        for order in range(depth, -1, -1):
+            for i in range(min(order + 1, len(left.slices))):
+                if order - i < depth:
+                    total = total - left.slices[i] @ right.slices[order - i]
+        return _round(total, left.top, left.array.dtype, xp)
+
+    def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
+        """Sum a two-dimensional array along `axis`, as a product with ones."""
+        xp = array_namespace(a)
+        ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, device=device(a))
+        total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
+        return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
+
+    def add(self, a: Array, b: Array) -> Array:
+        """Add, with subnormal numbers rounded away."""
+        return _flush(a + b)
+
+    def subtract(self, a: Array, b: Array) -> Array:
+        """Subtract, with subnormal numbers rounded away."""
+        return _flush(a - b)
+
+    def scale(self, a: Array, factor: float) -> Array:
+        """Multiply by a number, which is rounded to 24 bits if `a` is float32."""
+        xp = array_namespace(a)
+        if 0 in a.shape:
+            return a
+        if a.dtype == xp.float64:
+            # Halves of 26 bits (Dekker), so that the four products are exact.
+            a = xp.where(xp.abs(a) < 2.0**-850, xp.zeros_like(a), a)
+            high = _leading_half(a)
+            low = a - high
+            factor_high = _leading_half(factor)
+            factor_low = factor - factor_high
+            product = (high * factor_low + low * factor_high) + low * factor_low
+            product = product + high * factor_high
+        else:
+            a = xp.where(xp.abs(a) < 2.0**-126, xp.zeros_like(a), a)
+            product = _float64(a, xp) * _round_to_bits(factor, 24)
+        return _round(product, _float64(xp.max(xp.abs(a)), xp), a.dtype, xp)
+
+    def exp(self, a: Array) -> Array:
+        """Take the exponential of each element; see `elementary.exp` for the error."""
+        return elementary.exp(a)
+
+    def log(self, a: Array) -> Array:
+        """Take the natural logarithm of each element; see `elementary.log` for the error."""
+        return elementary.log(a)
+
+    def error_bound(self, dtype: str, k: int) -> float:
+        """Bound the error of an element of a @ b, divided by k * max|a| * max|b|.
+
+        The slices left out of each operand, and the products left out between them, besides the
+        roundings of the sum of products.
+
+        Parameters
+        ----------
+        dtype
+            "float32" or "float64".
+        k
+            The largest dimension of the operands.
+
+        Examples
+        --------
+        >>> Exact(products=1).error_bound("float32", 1000) < 2.0**-20
+        True
+        """
+        products = self.products or _DEFAULT[dtype]
+        (n_left, n_right), bits = _SLICES[products], _bits(products, k)
+        left, right = (2.0 ** -_kept(b, n) for b, n in zip(bits, (n_left, n_right), strict=True))
+        dropped = 0.0
+        for i in range(n_left):
+            for j in range(n_right):
+                if i + j >= n_right:
+                    dropped += 2.0 ** -(i * (bits[0] + 1) + j * (bits[1] + 1) - 2)
+        return left + right + left * right + dropped + products * 2.0**-52
+
+    def _cut(self, a: Array, *, side: int) -> Operand:
+        xp = array_namespace(a)
+        name = _dtype_name(a, xp)
+        products = self.products or _DEFAULT[name]
+        bits = _bits(products, max(a.shape))[side]
+        count = _SLICES[products][side]
+        # Half a unit of the last slice is then no less than what counts as zero.
+        top = _top(a, _TINY[name] * 2.0 ** _kept(bits, count), xp)
+        rest = _float64(a, xp)
+        slices = []
+        for i in range(count):
+            # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
+            shift = top * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
+            cut = rest + shift
+            if side == 1 and i < count - 1:
+                cut = shift - cut
+                rest = rest + cut
+            else:
+                cut -= shift
+                if i < count - 1:
+                    rest = rest - cut
+            slices.append(cut)
+        return Operand(a, tuple(slices), top)
+
+
+def _bits(products: int, k: int) -> tuple[int, int]:
+    if k > _MAX_K:
+        raise ValueError(f"expected dimensions of at most {_MAX_K} for exact numerics, got {k}")
+    total = 53 - math.ceil(math.log2(max(k, 1)))
+    right = total // 3 if products == 2 else total // 2
+    return total - right, right
+
+
+def _kept(bits: int, count: int) -> int:
+    """Count the bits below the leading one that `count` slices keep of the largest element."""
+    return bits + (count - 1) * (bits + 1)
+
+
+def _top(a: Array, floor: float, xp: Any) -> Array:
+    """Find the power of two in (m / 2, m], where m is the largest magnitude in `a` plus `floor`.
+
+    Without frexp, which the standard lacks: with m / 2 + m / 2**53 rounded to h, the difference of
+    h and the float64 below it is 2**-53 times that power (Rump, Ogita, Oishi 2008, "Accurate
+    floating-point summation part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
+    """
+    if 0 in a.shape:
+        return cast(Array, xp.ones((), dtype=xp.float64, device=device(a)))
+    m = _float64(xp.maximum(xp.max(a), -xp.min(a)), xp) + floor
+    h = m * 0.5 + m * 2.0**-53
+    return (h - (h - h * 2.0**-53)) * 2.0**53
+
+
+def _dtype_name(a: Array, xp: Any) -> str:
+    for name in _TINY:
+        if a.dtype == getattr(xp, name):
+            return name
+    raise TypeError(f"expected float32 or float64 for exact numerics, got {a.dtype}")
+
+
+def _float64(a: Array, xp: Any) -> Array:
+    a = xp.astype(a, xp.float64)
+    if a.dtype != xp.float64:
+        raise TypeError(
+            f"expected a library with float64 for exact numerics, got {a.dtype} from "
+            f"{xp.__name__}; with JAX set JAX_ENABLE_X64=1"
+        )
+    return a
+
+
+def _round(a: Array, seen: Array, dtype: Any, xp: Any) -> Array:
+    """Round float64 to `dtype`, with multiples of 2**-125 or 2**-1020 next to zero; -0 becomes +0.
+
+    `seen` is any 0-d array: a number that compilers cannot know, too small to matter.
+    """
+    unit = 2.0**-1020 if dtype == xp.float64 else 2.0**-125
+    shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**52 * unit
+    a = a + shift
+    a -= shift
+    return cast(Array, a if dtype == xp.float64 else xp.astype(a, dtype))
+
+
+def _flush(a: Array) -> Array:
+    """Round to multiples of 2**-125 (float32) or 2**-1020 (float64) next to zero; -0 becomes +0."""
+    if 0 in a.shape:
+        return a
+    xp = array_namespace(a)
+    digits, unit = (52, 2.0**-1020) if a.dtype == xp.float64 else (23, 2.0**-125)
+    seen = xp.abs(xp.max(a))
+    shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**digits * unit
+    a = a + shift
+    a -= shift
+    return a
+
+
+def _leading_half(a: Any) -> Any:
+    """Round to 26 bits (Veltkamp), with products by powers of two only."""
+    c = a * 2.0**27 + a
+    return c - (c - a)
+
+
+def _round_to_bits(number: float, bits: int) -> float:
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)

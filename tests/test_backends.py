@@ -1,0 +1,231 @@
+"""Backends: found by name, honest about what is missing, faithful with what they carry."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _assert import fetch
+
+import backends
+from backends import Backend, BackendUnavailable
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "bool", "int8", "uint8", "int16", "int32", "int64"]
+)
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (4,), (2, 3), (2, 1, 3)])
+def test_there_and_back(backend, dtype, shape):
+    host = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+    # A list of no rows does not say how many columns there are.
+    for source in (host, host.tolist()) if host.size else (host,):
+        placed = backend.asarray(source, dtype)
+        back = backend.to_numpy(placed)
+        assert placed.dtype == getattr(backend.xp, dtype)
+        np.testing.assert_array_equal(back, host, strict=True)
+    assert backend.asarray(host).dtype == placed.dtype
+
+
+def test_dtype_is_converted(backend):
+    placed = backend.asarray(np.asarray([1.0, 1 / 3]), "float32")
+    np.testing.assert_array_equal(
+        backend.to_numpy(placed), np.asarray([1.0, 1 / 3], np.float32), strict=True
+    )
+
+
+def test_lists_are_taken_as_numpy_takes_them(backend):
+    assert backend.asarray([1.0]).dtype == backend.xp.float64
+    assert backend.asarray([1]).dtype == backend.xp.int64
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [lambda a: a.T, lambda a: a[::-1], lambda a: a[:, ::2], lambda a: a[1:, 1:], np.asfortranarray],
+    ids=["transposed", "reversed", "strided", "offset", "fortran"],
+)
+def test_layouts_of_the_host(backend, layout):
+    host = layout(np.arange(12.0).reshape(3, 4))
+    host.flags.writeable = False
+    np.testing.assert_array_equal(backend.to_numpy(backend.asarray(host)), host, strict=True)
+
+
+def test_host_and_device_share_no_memory(backend):
+    host = np.zeros(3)
+    placed = backend.asarray(host)
+    host[0] = 1.0
+    back = backend.to_numpy(placed)
+    np.testing.assert_array_equal(back, [0.0, 0.0, 0.0])
+    back[1] = 1.0
+    np.testing.assert_array_equal(backend.to_numpy(placed), [0.0, 0.0, 0.0])
+
+
+def test_fields(backend, request):
+    assert isinstance(backend, Backend)
+    assert backend.name.startswith(request.node.callspec.params["backend"])
+    assert backend.version[0].isdigit()
+    assert backend.devices
+    assert backend.asarray([1.0]).device == backend.device
+    assert backend.synchronize() is None
+
+
+def test_name_finds_the_backend_again(backend):
+    assert backends.get(backend.name).name == backend.name
+
+
+def test_compile_changes_no_result(backend):
+    def function(pair, a):
+        return (pair[0] + a, pair[1]), a * 2.0
+
+    a = backend.asarray([1.0, 2.0])
+    (first, second), third = backend.compile(function)((a, a), a)
+    for got, desired in ((first, [2.0, 4.0]), (second, [1.0, 2.0]), (third, [2.0, 4.0])):
+        np.testing.assert_array_equal(fetch(got), desired)
+
+
+def test_names():
+    assert {"numpy", "array-api-strict", "torch:cpu", "torch:cuda", "cupy", "jax:cpu"} <= set(
+        backends.names()
+    )
+    assert set(backends.available()) <= set(backends.names())
+    assert "numpy" in backends.available()
+
+
+@pytest.mark.parametrize("name", ["nunpy", "", "tensorflow:cpu"])
+def test_name_that_is_not_known(name):
+    with pytest.raises(ValueError, match=f"expected a backend of numpy, .*, got '{name}'"):
+        backends.get(name)
+
+
+@pytest.mark.parametrize("library", ["numpy", "array-api-strict"])
+def test_device_of_a_library_without_devices(library):
+    with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
+        backends.get(f"{library}:cuda")
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_device_that_no_library_has(library):
+    with pytest.raises(ValueError, match=f"'{library}:cpu' or '{library}:cuda', got .*abacus"):
+        backends.get(f"{library}:abacus")
+
+
+@pytest.mark.library("torch", "jax", "cupy")
+@pytest.mark.parametrize("number", ["99", "x"])
+def test_device_number_that_is_not_there(backend, number):
+    library, _, rest = backend.name.partition(":")
+    kind = rest.partition(":")[0]
+    name = f"cupy:{number}" if library == "cupy" else f"{library}:{kind}:{number}"
+    with pytest.raises(BackendUnavailable, match=rf"device\(s\) here, .*: there is no '{number}'"):
+        backends.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "message"),
+    [
+        ("numpy", "numpy", "NumPy is not installed: pip install array-api-kernels"),
+        ("array-api-strict", "array_api_strict", "array-api-strict is not installed: pip install"),
+        ("torch:cpu", "torch", "PyTorch is not installed: pip install array-api-kernels"),
+        ("jax:cpu", "jax", "JAX is not installed: pip install array-api-kernels"),
+        ("cupy", "cupy", "CuPy is not i.*: pip install cupy-cuda"),
+    ],
+)
+def test_library_that_is_missing(monkeypatch, name, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendUnavailable, match=message) as caught:
+        backends.get(name)
+    assert str(caught.value).endswith(".")
+    assert name not in backends.available()
+
+
+class EntryPoint:
+    """What `importlib.metadata.entry_points` returns of an installed package."""
+
+    name = "abacus"
+
+    def load(self):
+        return self.get
+
+    def get(self, device):
+        if device == "broken":
+            raise BackendUnavailable("The abacus has lost its beads.")
+        return backends.get("numpy")._replace(name="abacus", device=device)
+
+
+def test_backend_of_another_package(monkeypatch):
+    def entry_points(*, group):
+        return [EntryPoint()] if group == "array_api_kernels.backends" else []
+
+    monkeypatch.setattr(backends, "entry_points", entry_points)
+    assert backends.names()[-1] == "abacus"
+    assert "abacus" in backends.available()
+    assert backends.get("abacus").device is None
+    assert backends.get("abacus:wood:1").device == "wood:1"
+    with pytest.raises(BackendUnavailable, match="lost its beads"):
+        backends.get("abacus:broken")
+    assert backends.get("numpy").name == "numpy"
+    with pytest.raises(ValueError, match=r"expected a backend of .*, abacus, got 'abakus'"):
+        backends.get("abakus")
+
+
+@pytest.mark.library("jax")
+def test_float64_of_jax_without_x64(backend):
+    code = """
+import os
+os.environ["JAX_ENABLE_X64"] = "0"
+import backends
+b = backends.get("jax:cpu")
+print(b.asarray([1.0], "float32").dtype)
+for dtype in ("float64", None):
+    try:
+        print("no error:", b.asarray([1.0], dtype).dtype)
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    single, *refusals = done.stdout.splitlines()
+    assert single == "float32"
+    assert len(refusals) == 2
+    for refusal in refusals:
+        assert refusal.startswith("expected a dtype that JAX has enabled, got float64 without x64")
+        assert "JAX_ENABLE_X64=1" in refusal
+
+
+# The option --backend itself.
+
+
+def run_pytest(tmp_path, *args):
+    test = tmp_path / "test_one.py"
+    test.write_text("def test_one(backend):\n    assert backend.name\n")
+    (tmp_path / "conftest.py").write_text("from conftest_of_the_suite import *\n")
+    for name in ("_assert", "conftest"):
+        target = "conftest_of_the_suite" if name == "conftest" else name
+        shutil.copy(Path(__file__).with_name(f"{name}.py"), tmp_path / f"{target}.py")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", str(test), *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_backend_asked_for_by_name_is_never_skipped(tmp_path):
+    done = run_pytest(tmp_path, "--backend", "numpy", "--backend", "numpy:7")
+    assert done.returncode == 4
+    assert "--backend numpy:7: expected the backend 'numpy' without a device" in done.stderr
+    (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError('No module named x', name='x')\n")
+    done = run_pytest(tmp_path, "--backend", "cupy")
+    assert done.returncode == 4
+    assert "--backend cupy: CuPy is not importable" in done.stderr
+
+
+def test_backends_that_are_missing_are_skipped_with_their_reason(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError('No module named x', name='x')\n")
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0
+    assert "CuPy is not importable (No module named x)" in done.stdout
+    assert "passed" in done.stdout
+    done = run_pytest(tmp_path, "--backend", "numpy")
+    assert "1 passed" in done.stdout
+    assert "skipped" not in done.stdout

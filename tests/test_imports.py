@@ -1,0 +1,87 @@
+"""What is imported, and which way imports point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import backends
+import kernels
+
+LIBRARIES = ("array_api_strict", "cupy", "dask", "jax", "jaxlib", "mlx", "ndonnx", "numpy", "torch")
+COMMAND_LINE = ("matplotlib", "rich", "safetensors", "sklearn", "typer")
+KERNELS = Path(kernels.__file__).parent
+BACKENDS = Path(backends.__file__).parent
+
+
+def imported_by(statement):
+    """List the top-level modules that a new interpreter holds after a statement."""
+    code = f"import sys; {statement}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", ["kernels", "backends", "kernels.cli"])
+def test_import_brings_no_array_library(package):
+    seen = imported_by(f"import {package}")
+    assert package.partition(".")[0] in seen
+    assert seen.isdisjoint(LIBRARIES)
+    assert seen.isdisjoint(COMMAND_LINE)
+
+
+def test_import_is_seen():
+    """The check above can fail."""
+    assert "numpy" in imported_by("import kernels, numpy")
+
+
+def test_kernels_does_not_import_backends():
+    assert "backends" not in imported_by("import kernels")
+
+
+@pytest.mark.parametrize("library", ["numpy"])
+def test_one_backend_imports_its_own_library_alone(library):
+    seen = imported_by(f"import backends; backends.get({library!r})")
+    assert seen.intersection(LIBRARIES) == {library}
+
+
+def imports(path):
+    """List the modules a file imports anywhere, also inside functions, with relative ones as ''."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append("" if node.level else node.module)
+    return {name.partition(".")[0] for name in found}
+
+
+MATHEMATICS = sorted(
+    path
+    for path in KERNELS.rglob("*.py")
+    if "cli" not in path.relative_to(KERNELS).parts and path.name != "__main__.py"
+)
+
+
+@pytest.mark.parametrize("path", MATHEMATICS, ids=lambda path: str(path.relative_to(KERNELS)))
+def test_mathematics_imports_no_array_library(path):
+    third_party = imports(path) - set(sys.stdlib_module_names) - {""}
+    allowed = {"array_api_compat"} | ({"safetensors"} if path.name == "storage.py" else set())
+    assert third_party <= allowed
+
+
+def test_every_file_of_the_mathematics_is_scanned():
+    names = {path.name for path in MATHEMATICS}
+    assert {"network.py", "losses.py", "native.py", "random.py", "training.py"} <= names
+
+
+@pytest.mark.parametrize("path", sorted(BACKENDS.glob("*.py")), ids=lambda path: path.name)
+def test_a_backend_imports_only_its_own_library_and_numpy(path):
+    assert imports(path).intersection(LIBRARIES) <= {path.stem, "numpy"}
+
+
+def test_what_is_public_exists():
+    for module in (kernels, backends):
+        assert all(hasattr(module, name) for name in module.__all__)
+        assert list(module.__all__) == sorted(module.__all__, key=lambda n: (not n.isupper(), n))
