@@ -1,0 +1,384 @@
+"""`fit` is the loop that one would write by hand, batch by batch."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from _assert import (
+    assert_alike,
+    assert_close,
+    assert_identical,
+    assert_networks_close,
+    assert_networks_identical,
+    bits,
+    fetch,
+    parameters,
+)
+
+import kernels
+from kernels.training import steps_of
+
+N = 11
+SIZES = (5, 7, 3)
+# Documented as part of the generator's streams: those below belong to the layers.
+FIRST_EPOCH = 2**31
+
+
+def data(asarray, dtype, loss=kernels.squared_error, n=N):
+    """Make a network and samples whose first feature is their number."""
+    rng = np.random.default_rng(3)
+    layers = kernels.init(SIZES, like=asarray(np.zeros(0), dtype), seed=5)
+    x = rng.normal(size=(n, SIZES[0]))
+    x[:, 0] = np.arange(n) / n
+    if loss is kernels.softmax_cross_entropy:
+        y = asarray(rng.integers(SIZES[-1], size=n).astype(np.int32))
+    else:
+        y = asarray(rng.normal(size=(n, SIZES[-1])), dtype)
+    return layers, asarray(x, dtype), y
+
+
+# What these tests are about does not depend on the dtype, and JAX compiles for seconds for every
+# other dtype and shape.
+float32 = pytest.mark.parametrize("dtype", ["float32"])
+LOSSES = pytest.mark.parametrize(
+    "loss", [kernels.squared_error, kernels.softmax_cross_entropy], ids=lambda f: f.__name__
+)
+
+
+def by_hand(layers, x, y, batches, **arguments):
+    """Train on the given batches by `step` alone."""
+    values = []
+    for chosen in batches:
+        batch = (x, y) if chosen is None else chosen
+        layers, value = kernels.step(layers, *batch, **arguments)
+        values.append(value)
+    return layers, values
+
+
+def minibatches(xp, x, y, batch_size, epochs, seed):
+    """Choose batches as the docstring of `fit` says."""
+    n = x.shape[0]
+    for epoch in range(epochs):
+        order = kernels.random.permutation(n, seed=seed, stream=FIRST_EPOCH + epoch, like=x)
+        for start in range(0, n, batch_size):
+            chosen = order[start : min(start + batch_size, n)]
+            yield xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
+
+
+def assert_fit_is(fit, layers, values):
+    assert isinstance(fit, kernels.Fit)
+    assert_networks_identical(fit.layers, layers)
+    assert tuple(fit.losses.shape) == (len(values),)
+    for i, value in enumerate(values):
+        assert_identical(fit.losses[i], value)
+
+
+@LOSSES
+def test_full_batch_is_repeated_steps(asarray, dtype, loss):
+    layers, x, y = data(asarray, dtype, loss)
+    arguments = {"learning_rate": 0.01, "loss": loss}
+    expected = by_hand(layers, x, y, [None] * 6, **arguments)
+    assert_fit_is(kernels.fit(layers, x, y, steps=6, **arguments), *expected)
+    # Without batches, an epoch is a step.
+    assert_fit_is(kernels.fit(layers, x, y, epochs=6, **arguments), *expected)
+    assert float(expected[1][-1]) < float(expected[1][0])
+
+
+@float32
+@LOSSES
+@pytest.mark.parametrize("batch_size", [1, 4, N, N + 5])
+def test_minibatches_are_the_documented_loop(asarray, xp, dtype, loss, batch_size):
+    layers, x, y = data(asarray, dtype, loss)
+    arguments = {"learning_rate": 0.01, "loss": loss}
+    batches = minibatches(xp, x, y, batch_size, epochs=2, seed=2**40 + 1)
+    expected = by_hand(layers, x, y, batches, **arguments)
+    assert len(expected[1]) == 2 * math.ceil(N / batch_size)
+    fit = kernels.fit(layers, x, y, epochs=2, batch_size=batch_size, seed=2**40 + 1, **arguments)
+    assert_fit_is(fit, *expected)
+
+
+@float32
+def test_steps_end_in_the_middle_of_an_epoch(asarray, xp, dtype):
+    layers, x, y = data(asarray, dtype)
+    batches = itertools.islice(minibatches(xp, x, y, 4, epochs=2, seed=0), 5)
+    expected = by_hand(layers, x, y, batches, learning_rate=0.01)
+    assert_fit_is(kernels.fit(layers, x, y, learning_rate=0.01, steps=5, batch_size=4), *expected)
+
+
+def record(asarray, **arguments):
+    """Fit and return the numbers of the samples of every batch, as the loss saw them."""
+    layers, x, _ = data(asarray, "float32")
+    numbers = asarray(np.repeat(np.arange(N)[:, None], SIZES[-1], axis=1), "float32")
+    seen = []
+
+    def loss(prediction, target, *, numerics):
+        assert prediction.shape == target.shape
+        seen.append(fetch(target)[:, 0].astype(int).tolist())
+        return kernels.squared_error(prediction, target, numerics=numerics)
+
+    kernels.fit(layers, x, numbers, learning_rate=1e-6, loss=loss, **arguments)
+    return seen
+
+
+def test_every_epoch_takes_every_sample_once_in_a_new_order(asarray):
+    batches = record(asarray, epochs=3, batch_size=4)
+    assert [len(batch) for batch in batches] == [4, 4, 3] * 3
+    epochs = [list(itertools.chain(*batches[i : i + 3])) for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in (*epochs, range(N))}) == 4
+
+
+def test_order_is_the_same_everywhere(asarray):
+    # The stable order of the first words of Threefry-2x32 with key (1, 0) and counters (i, 2**31),
+    # from an implementation in Python integers.
+    expected = [6, 10, 9, 7, 1, 5, 8, 3, 4, 2, 0]
+    assert record(asarray, epochs=1, batch_size=N, seed=1) == [expected]
+
+
+def test_seed_sets_the_order(asarray):
+    orders = [
+        record(asarray, epochs=1, batch_size=4, seed=seed) for seed in (0, 1, 2**32, 2**64 - 1)
+    ]
+    assert len({str(order) for order in orders}) == 4
+    assert record(asarray, epochs=1, batch_size=4, seed=1) == orders[1]
+    # 0 is the default.
+    assert record(asarray, epochs=1, batch_size=4) == orders[0]
+
+
+def test_batch_size_does_not_change_the_order(asarray):
+    def order(batch_size):
+        return list(itertools.chain(*record(asarray, epochs=2, batch_size=batch_size)))
+
+    assert order(3) == order(4) == order(N)
+
+
+def test_full_batch_keeps_the_order(asarray):
+    assert record(asarray, steps=2) == [list(range(N))] * 2
+
+
+def test_losses_are_of_the_samples_kind(asarray, xp, dtype):
+    layers, x, y = data(asarray, dtype)
+    for arguments in ({"steps": 1}, {"steps": 4}, {"epochs": 2, "batch_size": 4}):
+        _, losses = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
+        # Of the namespace, dtype and device of x, one for each step.
+        assert_alike(losses, xp.reshape(x, (-1,))[: arguments.get("steps", 6)])
+
+
+@float32
+@pytest.mark.parametrize("arguments", [{"steps": 5}, {"epochs": 2, "batch_size": 4}])
+def test_progress(asarray, dtype, arguments):
+    layers, x, y = data(asarray, dtype)
+    calls = []
+    fit = kernels.fit(
+        layers,
+        x,
+        y,
+        learning_rate=0.01,
+        progress=lambda *call: calls.append(call),
+        **arguments,
+    )
+    assert [count for count, _ in calls] == list(range(1, len(calls) + 1))
+    assert len(calls) == fit.losses.shape[0] == arguments.get("steps", 6)
+    for i, (_, value) in enumerate(calls):
+        assert tuple(value.shape) == ()
+        assert_identical(fit.losses[i], value)
+    silent = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
+    assert_networks_identical(fit.layers, silent.layers)
+
+
+@float32
+@pytest.mark.parametrize("last", [1, 4])
+def test_progress_ends_training(asarray, dtype, last):
+    layers, x, y = data(asarray, dtype)
+
+    def stop(count, value):
+        if count == last:
+            raise StopIteration
+
+    arguments = {"learning_rate": 0.01, "batch_size": 4}
+    fit = kernels.fit(layers, x, y, epochs=10, progress=stop, **arguments)
+    # With the step that had been done, as though no more had been asked for.
+    expected = kernels.fit(layers, x, y, steps=last, **arguments)
+    assert_networks_identical(fit.layers, expected.layers)
+    assert_identical(fit.losses, expected.losses)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_other_exceptions_of_progress_are_not_swallowed(asarray, error):
+    layers, x, y = data(asarray, "float32")
+    before = [bits(a) for a in (*parameters(layers), x, y)]
+
+    def fail(count, value):
+        raise error("stop here")
+
+    with pytest.raises(error, match="stop here"):
+        kernels.fit(layers, x, y, learning_rate=0.01, steps=3, progress=fail)
+    for a, was in zip((*parameters(layers), x, y), before, strict=True):
+        np.testing.assert_array_equal(bits(a), was, strict=True)
+
+
+@float32
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_what_was_given_is_unchanged(asarray, dtype, batch_size):
+    layers, x, y = data(asarray, dtype)
+    given = list(layers)
+    before = [bits(a) for a in (*parameters(given), x, y)]
+    fit = kernels.fit(given, x, y, learning_rate=0.01, epochs=3, batch_size=batch_size)
+    assert given == list(layers)
+    for a, was in zip((*parameters(given), x, y), before, strict=True):
+        np.testing.assert_array_equal(bits(a), was, strict=True)
+    for a, was in zip(parameters(fit.layers), before, strict=False):
+        assert not np.array_equal(bits(a), was)
+
+
+@float32
+def test_compile_is_given_one_function_and_its_result_is_used(asarray, dtype):
+    layers, x, y = data(asarray, dtype)
+    compiled, called = [], []
+
+    def identity(function):
+        compiled.append(function)
+
+        def counted(*args):
+            called.append(args)
+            return function(*args)
+
+        return counted
+
+    for arguments, calls in (({"steps": 3}, 3), ({"epochs": 2, "batch_size": 4}, 6)):
+        compiled.clear()
+        called.clear()
+        fit = kernels.fit(layers, x, y, learning_rate=0.01, compile=identity, **arguments)
+        assert len(compiled) == 1
+        assert len(called) == calls
+        plain = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
+        assert_networks_identical(fit.layers, plain.layers)
+        assert_identical(fit.losses, plain.losses)
+
+
+@LOSSES
+def test_compiled_by_the_backend(backend, asarray, loss):
+    layers, x, y = data(asarray, "float32", loss)
+    arguments = {"learning_rate": 0.01, "loss": loss, "epochs": 3, "batch_size": 4}
+    before = [bits(a) for a in (*parameters(layers), x, y)]
+    calls = []
+    fit = kernels.fit(
+        layers,
+        x,
+        y,
+        compile=backend.compile,
+        progress=lambda _, value: calls.append(float(value)),
+        **arguments,
+    )
+    plain = kernels.fit(layers, x, y, **arguments)
+    # Nine steps with sums of at most 7 terms near 1.
+    tolerance = 500 * np.finfo("float32").eps
+    assert_networks_close(fit.layers, plain.layers, rtol=tolerance, atol=tolerance)
+    assert_close(fit.losses, plain.losses, rtol=tolerance, atol=tolerance)
+    # Memory that a compiler uses again would change values that were kept.
+    np.testing.assert_array_equal(calls, fetch(fit.losses))
+    for a, was in zip((*parameters(layers), x, y), before, strict=True):
+        np.testing.assert_array_equal(bits(a), was, strict=True)
+
+
+def test_integers_of_numpy_are_integers(asarray):
+    layers, x, y = data(asarray, "float32")
+    arguments = {"learning_rate": 0.01}
+    given = kernels.fit(
+        layers, x, y, epochs=np.int64(2), batch_size=np.int32(4), seed=np.int64(3), **arguments
+    )
+    plain = kernels.fit(layers, x, y, epochs=2, batch_size=4, seed=3, **arguments)
+    assert_networks_identical(given.layers, plain.layers)
+    assert kernels.fit(layers, x, y, steps=np.uint8(2), **arguments).losses.shape[0] == 2
+
+
+def test_integer_targets_of_a_loss_of_ones_own(asarray, dtype):
+    """Counts, say, are integers that are no labels, so no range is right for them."""
+    layers, x, _ = data(asarray, dtype)
+    counts = asarray(np.full((N, SIZES[-1]), 12), "int32")
+
+    def loss(prediction, target, *, numerics):
+        return kernels.squared_error(prediction, asarray(fetch(target), dtype), numerics=numerics)
+
+    fit = kernels.fit(layers, x, counts, learning_rate=0.001, steps=2, loss=loss)
+    plain = kernels.fit(layers, x, asarray(fetch(counts), dtype), learning_rate=0.001, steps=2)
+    assert_networks_identical(fit.layers, plain.layers)
+
+
+@pytest.mark.parametrize("n", [1, 4, 10, 12])
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 100])
+def test_steps_of(n, batch_size):
+    assert steps_of(n, steps=7, epochs=None, batch_size=batch_size) == 7
+    batches = 1 if batch_size is None else len(range(0, n, batch_size))
+    assert steps_of(n, steps=None, epochs=3, batch_size=batch_size) == 3 * batches
+
+
+def test_network_without_hidden_layers_finds_the_line(asarray, dtype):
+    """Least squares has one solution, which the normal equations give."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    y = x @ [[1.0], [-2.0], [0.5]] + 4.0 + 0.1 * rng.normal(size=(40, 1))
+    like = asarray(np.zeros(0), dtype)
+    fit = kernels.fit(
+        kernels.init((3, 1), like=like),
+        asarray(x, dtype),
+        asarray(y, dtype),
+        learning_rate=0.005,
+        steps=200,
+    )
+    solution = np.linalg.lstsq(np.hstack([x, np.ones((40, 1))]), y, rcond=None)[0]
+    # Each step shrinks the error by at least 1 - 0.01 * (smallest singular value)**2 = 0.8.
+    tolerance = 100 * np.finfo(dtype).eps
+    np.testing.assert_allclose(
+        fetch(fit.layers[0].weight), solution[:3], rtol=tolerance, atol=tolerance
+    )
+    np.testing.assert_allclose(
+        fetch(fit.layers[0].bias), solution[3], rtol=tolerance, atol=tolerance
+    )
+
+
+def compiler(backend):
+    """Compile hundreds of steps on JAX, slow without; torch would compile longer than it runs."""
+    return backend.compile if backend.name.startswith("jax") else None
+
+
+@float32
+def test_exclusive_or_is_learned(backend, asarray, dtype):
+    """The smallest problem that no network without a hidden layer can solve."""
+    x = asarray([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype)
+    y = asarray(np.asarray([0, 1, 1, 0], dtype=np.int32))
+    arguments = {"learning_rate": 0.5, "steps": 300, "loss": kernels.softmax_cross_entropy}
+    arguments["compile"] = compiler(backend)
+    layers, losses = kernels.fit(kernels.init((2, 8, 2), like=x), x, y, **arguments)
+    losses = fetch(losses)
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.05
+    predicted = fetch(kernels.forward(layers, x)[-1]).argmax(axis=1)
+    np.testing.assert_array_equal(predicted, [0, 1, 1, 0])
+    # Without a hidden layer the best guess is a half for each: the mean loss is log 2.
+    _, losses = kernels.fit(kernels.init((2, 2), like=x), x, y, **arguments)
+    np.testing.assert_allclose(fetch(losses)[-1], math.log(2), rtol=1e-3)
+
+
+def test_handwritten_digits_are_learned(backend, asarray):
+    reason = "scikit-learn, which holds the data, is not installed"
+    datasets = pytest.importorskip("sklearn.datasets", reason=reason)
+    images, labels = datasets.load_digits(return_X_y=True)
+    x, y = asarray(images / 16.0, "float32"), asarray(labels.astype(np.int32))
+    layers, losses = kernels.fit(
+        kernels.init((64, 32, 10), like=x),
+        x[:1500, :],
+        y[:1500],
+        learning_rate=0.5,
+        epochs=5,
+        batch_size=50,
+        loss=kernels.softmax_cross_entropy,
+        compile=compiler(backend),
+    )
+    losses = fetch(losses)
+    assert losses.shape == (150,)
+    assert losses[0] > 2.0  # near log 10, a guess
+    predicted = fetch(kernels.forward(layers, x[1500:, :])[-1]).argmax(axis=1)
+    # Another writer's hand: guesses would be right in 1 of 10.
+    assert np.mean(predicted == labels[1500:]) > 0.85
