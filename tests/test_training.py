@@ -19,8 +19,9 @@ from _assert import (
 import kernels
 from kernels.training import steps_of
 
-N = 11
-SIZES = (5, 7, 3)
+# As in test_inputs.py, since JAX compiles for seconds for every other shape.
+N = 6
+SIZES = (13, 8, 4)
 # Documented as part of the generator's streams: those below belong to the layers.
 FIRST_EPOCH = 2**31
 
@@ -74,6 +75,7 @@ def assert_fit_is(fit, layers, values):
         assert_identical(fit.losses[i], value)
 
 
+@float32
 @LOSSES
 def test_full_batch_is_repeated_steps(asarray, dtype, loss):
     layers, x, y = data(asarray, dtype, loss)
@@ -101,7 +103,7 @@ def test_minibatches_are_the_documented_loop(asarray, xp, dtype, loss, batch_siz
 @float32
 def test_steps_end_in_the_middle_of_an_epoch(asarray, xp, dtype):
     layers, x, y = data(asarray, dtype)
-    batches = itertools.islice(minibatches(xp, x, y, 4, epochs=2, seed=0), 5)
+    batches = itertools.islice(minibatches(xp, x, y, 4, epochs=3, seed=0), 5)
     expected = by_hand(layers, x, y, batches, learning_rate=0.01)
     assert_fit_is(kernels.fit(layers, x, y, learning_rate=0.01, steps=5, batch_size=4), *expected)
 
@@ -123,8 +125,8 @@ def record(asarray, **arguments):
 
 def test_every_epoch_takes_every_sample_once_in_a_new_order(asarray):
     batches = record(asarray, epochs=3, batch_size=4)
-    assert [len(batch) for batch in batches] == [4, 4, 3] * 3
-    epochs = [list(itertools.chain(*batches[i : i + 3])) for i in (0, 3, 6)]
+    assert [len(batch) for batch in batches] == [4, 2] * 3
+    epochs = [list(itertools.chain(*batches[i : i + 2])) for i in (0, 2, 4)]
     assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in (*epochs, range(N))}) == 4
 
@@ -132,7 +134,7 @@ def test_every_epoch_takes_every_sample_once_in_a_new_order(asarray):
 def test_order_is_the_same_everywhere(asarray):
     # The stable order of the first words of Threefry-2x32 with key (1, 0) and counters (i, 2**31),
     # from an implementation in Python integers.
-    expected = [6, 10, 9, 7, 1, 5, 8, 3, 4, 2, 0]
+    expected = [1, 5, 3, 4, 2, 0]
     assert record(asarray, epochs=1, batch_size=N, seed=1) == [expected]
 
 
@@ -162,7 +164,7 @@ def test_losses_are_of_the_samples_kind(asarray, xp, dtype):
     for arguments in ({"steps": 1}, {"steps": 4}, {"epochs": 2, "batch_size": 4}):
         _, losses = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
         # Of the namespace, dtype and device of x, one for each step.
-        assert_alike(losses, xp.reshape(x, (-1,))[: arguments.get("steps", 6)])
+        assert_alike(losses, xp.reshape(x, (-1,))[: arguments.get("steps", 4)])
 
 
 @float32
@@ -179,7 +181,7 @@ def test_progress(asarray, dtype, arguments):
         **arguments,
     )
     assert [count for count, _ in calls] == list(range(1, len(calls) + 1))
-    assert len(calls) == fit.losses.shape[0] == arguments.get("steps", 6)
+    assert len(calls) == fit.losses.shape[0] == arguments.get("steps", 4)
     for i, (_, value) in enumerate(calls):
         assert tuple(value.shape) == ()
         assert_identical(fit.losses[i], value)
@@ -246,7 +248,7 @@ def test_compile_is_given_one_function_and_its_result_is_used(asarray, dtype):
 
         return counted
 
-    for arguments, calls in (({"steps": 3}, 3), ({"epochs": 2, "batch_size": 4}, 6)):
+    for arguments, calls in (({"steps": 3}, 3), ({"epochs": 2, "batch_size": 4}, 4)):
         compiled.clear()
         called.clear()
         fit = kernels.fit(layers, x, y, learning_rate=0.01, compile=identity, **arguments)
@@ -272,7 +274,7 @@ def test_compiled_by_the_backend(backend, asarray, loss):
         **arguments,
     )
     plain = kernels.fit(layers, x, y, **arguments)
-    # Nine steps with sums of at most 7 terms near 1.
+    # Six steps with sums of at most 13 terms near 1.
     tolerance = 500 * np.finfo("float32").eps
     assert_networks_close(fit.layers, plain.layers, rtol=tolerance, atol=tolerance)
     assert_close(fit.losses, plain.losses, rtol=tolerance, atol=tolerance)
@@ -314,7 +316,12 @@ def test_steps_of(n, batch_size):
     assert steps_of(n, steps=None, epochs=3, batch_size=batch_size) == 3 * batches
 
 
-def test_network_without_hidden_layers_finds_the_line(asarray, dtype):
+def compiler(backend):
+    """Compile hundreds of steps on JAX, slow without; torch would compile longer than it runs."""
+    return backend.compile if backend.name.startswith("jax") else None
+
+
+def test_network_without_hidden_layers_finds_the_line(backend, asarray, dtype):
     """Least squares has one solution, which the normal equations give."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 3))
@@ -326,6 +333,7 @@ def test_network_without_hidden_layers_finds_the_line(asarray, dtype):
         asarray(y, dtype),
         learning_rate=0.005,
         steps=200,
+        compile=compiler(backend),
     )
     solution = np.linalg.lstsq(np.hstack([x, np.ones((40, 1))]), y, rcond=None)[0]
     # Each step shrinks the error by at least 1 - 0.01 * (smallest singular value)**2 = 0.8.
@@ -336,11 +344,6 @@ def test_network_without_hidden_layers_finds_the_line(asarray, dtype):
     np.testing.assert_allclose(
         fetch(fit.layers[0].bias), solution[3], rtol=tolerance, atol=tolerance
     )
-
-
-def compiler(backend):
-    """Compile hundreds of steps on JAX, slow without; torch would compile longer than it runs."""
-    return backend.compile if backend.name.startswith("jax") else None
 
 
 @float32
