@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,14 @@ def _library(xp: Any) -> str:
 
 def check_layers(layers: Sequence[Layer]) -> None:
     """Raise unless the layers are a network: matrices that chain, of one library, dtype, device."""
+    # A layer is itself a tuple, and easily taken for the network.
+    if hasattr(layers, "weight") or not hasattr(layers, "__len__"):
+        raise TypeError(f"expected layers to be a sequence of Layer, got {type(layers).__name__}")
     if len(layers) == 0:
         raise ValueError("expected at least one layer, got an empty network")
+    for i, layer in enumerate(layers):
+        if not hasattr(layer, "weight"):
+            raise TypeError(f"expected layers[{i}] to be a Layer, got {type(layer).__name__}")
     first = layers[0].weight
     check_array("layers[0].weight", first)
     n_in = None
@@ -134,22 +141,28 @@ def check_gradients(layers: Sequence[Layer], gradients: Sequence[Layer]) -> None
         check_alike(f"gradients[{i}].weight", gradient.weight, "layers[0].weight", reference)
         check_shape(f"gradients[{i}].weight", gradient.weight, tuple(layer.weight.shape))
         if (layer.bias is None) != (gradient.bias is None):
-            expected = "no bias" if layer.bias is None else "a bias"
-            raise ValueError(f"expected gradients[{i}] with {expected}, as layers[{i}]")
+            expected, got = ("a", "no") if gradient.bias is None else ("no", "a")
+            raise ValueError(
+                f"expected gradients[{i}] with {expected} bias, as layers[{i}], got one with "
+                f"{got} bias"
+            )
         if layer.bias is not None and gradient.bias is not None:
             check_alike(f"gradients[{i}].bias", gradient.bias, "layers[0].weight", reference)
             check_shape(f"gradients[{i}].bias", gradient.bias, tuple(layer.bias.shape))
 
 
-def check_samples(x: Array, y: Array) -> None:
-    """Raise unless `x` and `y` hold the same number of samples, at least one."""
+def check_samples(name: str, y: Array, reference_name: str, x: Array) -> None:
+    """Raise unless `x` and `y` are alike and hold the same number of samples, at least one."""
+    check_device(name, y, reference_name, x)
     if y.ndim == 0 or y.shape[0] != x.shape[0]:
         raise ValueError(
-            f"expected as many targets as samples, got x of shape {tuple(x.shape)} and y of shape "
-            f"{tuple(y.shape)}"
+            f"expected as many targets as samples, got {reference_name} of shape {tuple(x.shape)} "
+            f"and {name} of shape {tuple(y.shape)}"
         )
     if x.shape[0] == 0:
-        raise ValueError(f"expected at least one sample, got x of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"expected at least one sample, got {reference_name} of shape {tuple(x.shape)}"
+        )
 
 
 def check_labels(y: Array, classes: int) -> None:
@@ -164,6 +177,20 @@ def check_labels(y: Array, classes: int) -> None:
 
 
 def check_learning_rate(learning_rate: float) -> None:
-    """Raise ValueError unless the learning rate is a finite number."""
-    if not math.isfinite(learning_rate):
+    """Raise unless the learning rate is a finite number."""
+    try:
+        finite = math.isfinite(learning_rate)
+    except TypeError:
+        raise TypeError(
+            f"expected a learning rate that is a real number, got {learning_rate!r}"
+        ) from None
+    if not finite:
         raise ValueError(f"expected a finite learning rate, got {learning_rate}")
+
+
+def to_integer(name: str, number: Any) -> int:
+    """Convert any integer, such as NumPy's, to Python's, which cannot overflow."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an integer, got {number!r}") from None

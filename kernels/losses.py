@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace, device
 
-from ._checks import check_alike, check_array, check_device, check_samples, check_shape
+from ._checks import check_alike, check_array, check_samples, check_shape
 from ._typing import Array
 from .numerics import NATIVE, Numerics
 
@@ -44,7 +44,7 @@ def squared_error(
     >>> squared_error(np.asarray([[1.0, 2.0]]), np.asarray([[0.0, 4.0]]))
     (array(5.), array([[ 2., -4.]]))
     """
-    _check_prediction(prediction)
+    _check_prediction("the prediction", prediction)
     check_alike("target", target, "the prediction", prediction)
     check_shape("target", target, tuple(prediction.shape))
     difference = numerics.subtract(prediction, target)
@@ -89,38 +89,37 @@ def softmax_cross_entropy(
     >>> round(float(value), 6), gradient
     (0.693147, array([[ 0.5, -0.5]]))
     """
-    _check_prediction(logits)
-    check_samples(logits, target)
+    _check_prediction("the logits", logits)
+    check_samples("target", target, "the logits", logits)
+    if logits.shape[1] == 0:
+        raise ValueError(f"expected at least one class, got logits of shape {tuple(logits.shape)}")
     xp = array_namespace(logits)
+    n = logits.shape[0]
     p = _probabilities(logits, target, xp)
-    s = logits - xp.max(logits, axis=1, keepdims=True)
+    s = numerics.subtract(logits, xp.max(logits, axis=1, keepdims=True))
     e = numerics.exp(s)
     total = numerics.sum(e, axis=1, keepdims=True)
     mass = numerics.sum(p, axis=1, keepdims=True)
     # A logit of -inf has probability 0; where p is 0 as well, their product counts as 0.
     s = xp.where(p == 0.0, xp.zeros_like(s), s)
-    # Dividing by an array, since torch on CUDA multiplies by the reciprocal of a number.
-    n = xp.full((), float(logits.shape[0]), dtype=logits.dtype, device=device(logits))
-    value = (_dot(mass, numerics.log(total), numerics) - _dot(p, s, numerics)) / n
-    # The product is divided before anything is added: no compiler can contract it to a fused
-    # multiply-add.
-    return value, (e * mass / total - p) / n
+    value = numerics.subtract(_dot(mass, numerics.log(total), numerics), _dot(p, s, numerics))
+    gradient = numerics.subtract(numerics.multiply(e, numerics.divide(mass, total)), p)
+    return numerics.multiply(value, 1 / n), numerics.multiply(gradient, 1 / n)
 
 
-def _check_prediction(prediction: Array) -> None:
-    check_array("the prediction", prediction)
+def _check_prediction(name: str, prediction: Array) -> None:
+    check_array(name, prediction)
     if prediction.ndim != 2:
         raise ValueError(
-            f"expected a prediction of shape (n, n_out), got shape {tuple(prediction.shape)}"
+            f"expected {name} of shape (n, n_out), got shape {tuple(prediction.shape)}"
         )
 
 
 def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
     if not xp.isdtype(target.dtype, "integral"):
-        check_alike("target", target, "the prediction", logits)
+        check_alike("target", target, "the logits", logits)
         check_shape("target", target, tuple(logits.shape))
         return target
-    check_device("target", target, "the prediction", logits)
     check_shape("target", target, (logits.shape[0],))
     classes = xp.arange(logits.shape[1], dtype=target.dtype, device=device(logits))
     target = xp.reshape(target, (-1, 1))

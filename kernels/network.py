@@ -20,6 +20,7 @@ from ._checks import (
     check_input,
     check_layers,
     check_learning_rate,
+    to_integer,
 )
 from ._typing import Array
 from .losses import squared_error
@@ -71,7 +72,8 @@ def init(
     ValueError
         If there are fewer than two sizes, a size is not positive, or the seed is out of range.
     TypeError
-        If `like` is not an array, or is neither float32 nor float64.
+        If `like` is not an array, or is neither float32 nor float64, or if a size or the seed is
+        not an integer.
 
     References
     ----------
@@ -86,8 +88,9 @@ def init(
     [(3, 2), (2, 1)]
     """
     check_array("like", like)
+    sizes = tuple(to_integer("every size", size) for size in sizes)
     if len(sizes) < 2 or any(size < 1 for size in sizes):
-        raise ValueError(f"expected two or more positive sizes, got {tuple(sizes)}")
+        raise ValueError(f"expected two or more positive sizes, got {sizes}")
     xp = array_namespace(like)
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
@@ -235,8 +238,8 @@ def update(
         layers,
         [
             Layer(
-                numerics.scale(weight, learning_rate),
-                None if bias is None else numerics.scale(bias, learning_rate),
+                numerics.multiply(weight, learning_rate),
+                None if bias is None else numerics.multiply(bias, learning_rate),
             )
             for weight, bias in gradients
         ],
@@ -312,7 +315,7 @@ def train(
     weights = _prepare(layers, numerics)
     inputs, activations = _forward(layers, weights, x, prepared, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
-    gradient = numerics.scale(gradient, learning_rate)
+    gradient = numerics.multiply(gradient, learning_rate)
     gradients = _backward(layers, weights, inputs, activations, gradient, numerics)
     return _subtract(layers, gradients, numerics), value
 

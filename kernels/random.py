@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from array_api_compat import array_namespace, device
 
+from ._checks import to_integer
 from ._typing import Array
 
 __all__ = ["normal", "permutation", "threefry2x32", "uniform"]
@@ -167,6 +168,7 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
 
 def _words(n: int, *, seed: int, stream: int, like: Array) -> tuple[tuple[Any, Any], ...]:
     """Draw two words for each of the counters (0, stream) to (n - 1, stream)."""
+    seed = to_integer("the seed", seed)
     if not 0 <= seed < 2**64:
         raise ValueError(f"expected a seed in [0, 2**64), got {seed}")
     if not 0 <= stream < 2**32:

@@ -7,9 +7,16 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from ._checks import check_input, check_labels, check_layers, check_learning_rate, check_samples
+from ._checks import (
+    check_input,
+    check_labels,
+    check_layers,
+    check_learning_rate,
+    check_samples,
+    to_integer,
+)
 from ._typing import Array
-from .losses import squared_error
+from .losses import softmax_cross_entropy, squared_error
 from .network import Layer, Loss, train
 from .numerics import NATIVE, Numerics
 from .random import permutation
@@ -101,11 +108,14 @@ def fit(
     """
     check_layers(layers)
     check_input(layers, x)
-    check_samples(x, y)
+    check_samples("y", y, "x", x)
     check_learning_rate(learning_rate)
     xp = array_namespace(x)
     total = steps_of(x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size)
-    if xp.isdtype(y.dtype, "integral"):
+    if batch_size is not None:
+        batch_size = to_integer("batch_size", batch_size)
+    seed = to_integer("seed", seed)
+    if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
 
     def train_batch(
@@ -141,6 +151,8 @@ def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int |
     ------
     ValueError
         If not exactly one of steps and epochs is given, or a number is not positive.
+    TypeError
+        If a number is not an integer.
 
     Examples
     --------
@@ -151,13 +163,21 @@ def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int |
         raise ValueError(
             f"expected exactly one of steps and epochs, got steps={steps} and epochs={epochs}"
         )
-    for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {number}")
+    steps, epochs, batch_size = (
+        None if number is None else _positive(name, number)
+        for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size))
+    )
     if steps is not None:
         return steps
     assert epochs is not None
     return epochs * (1 if batch_size is None else -(-n // batch_size))
+
+
+def _positive(name: str, number: int) -> int:
+    number = to_integer(name, number)
+    if number < 1:
+        raise ValueError(f"expected {name} of 1 or more, got {number}")
+    return number
 
 
 def _batches(

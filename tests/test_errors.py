@@ -98,7 +98,7 @@ def check(good, call, error, message):
         call(good)
     # Neither a subclass from a library, nor a second exception on top of a first.
     assert caught.type is error
-    assert caught.value.__context__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     for a, was in zip(good.arrays(), before, strict=True):
         np.testing.assert_array_equal(bits(a), was, strict=True)
 
@@ -470,7 +470,7 @@ MISTAKES = {
     "squared_error, a vector of predictions": (
         lambda g: squared_error(g, g.new(5), g.new(5)),
         ValueError,
-        r"expected a prediction of shape \(n, n_out\), got shape \(5,\)",
+        r"expected the prediction of shape \(n, n_out\), got shape \(5,\)",
     ),
     "squared_error, two dtypes": (
         lambda g: squared_error(g, g.y, g.new(5, 2, dtype="float64")),
@@ -525,27 +525,27 @@ MISTAKES = {
     "softmax_cross_entropy, two dtypes": (
         lambda g: cross_entropy(g, g.y, g.new(5, 2, dtype="float64")),
         TypeError,
-        "expected target of dtype .*float32, as the prediction, got .*float64",
+        "expected target of dtype .*float32, as the logits, got .*float64",
     ),
     "softmax_cross_entropy, Boolean targets": (
         lambda g: cross_entropy(g, g.y, g.new(5, 2, dtype="bool")),
         TypeError,
-        "expected target of dtype .*float32, as the prediction, got .*bool",
+        "expected target of dtype .*float32, as the logits, got .*bool",
     ),
     "softmax_cross_entropy, complex targets": (
         lambda g: cross_entropy(g, g.y, g.new(5, 2, dtype="complex64")),
         TypeError,
-        "expected target of dtype .*float32, as the prediction, got .*complex64",
+        "expected target of dtype .*float32, as the logits, got .*complex64",
     ),
     "softmax_cross_entropy, integer logits": (
         lambda g: cross_entropy(g, g.new(5, 2, dtype="int32"), g.labels),
         TypeError,
-        "expected the prediction of a real floating dtype such as float32, got .*int32",
+        "expected the logits of a real floating dtype such as float32, got .*int32",
     ),
     "softmax_cross_entropy, a vector of logits": (
         lambda g: cross_entropy(g, g.new(5), g.labels),
         ValueError,
-        r"expected a prediction of shape \(n, n_out\), got shape \(5,\)",
+        r"expected the logits of shape \(n, n_out\), got shape \(5,\)",
     ),
     "softmax_cross_entropy, a list of labels": (
         lambda g: cross_entropy(g, g.y, [0, 1, 1, 0, 1]),
@@ -830,11 +830,11 @@ MIXED = {
     ),
     "softmax_cross_entropy, labels": (
         lambda g, to: cross_entropy(g, g.y, to(g.labels)),
-        ("target", "the prediction"),
+        ("target", "the logits"),
     ),
     "softmax_cross_entropy, probabilities": (
         lambda g, to: cross_entropy(g, g.y, to(g.y)),
-        ("target", "the prediction"),
+        ("target", "the logits"),
     ),
 }
 

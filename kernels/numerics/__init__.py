@@ -42,8 +42,12 @@ class Numerics(Protocol):
         """Subtract arrays."""
         ...
 
-    def scale(self, a: Array, factor: float) -> Array:
-        """Multiply `a` by one number, rounded to the dtype of `a`."""
+    def multiply(self, a: Array, factor: Array | float) -> Array:
+        """Multiply by a number, or by an array of the same shape or of shape (n, 1)."""
+        ...
+
+    def divide(self, a: Array, b: Array) -> Array:
+        """Divide an array by one of the same shape."""
         ...
 
     def exp(self, a: Array) -> Array:

@@ -7,8 +7,9 @@ Rump 2012), and the few roundings that remain are done one element at a time, in
 What keeps compilers from changing a bit: every product below is exact or is rounded on its own, so
 that contraction to a fused multiply-add changes nothing; products of slices are subtracted, never
 added, since compilers turn `total + a @ b` into one call that starts summing from `total`; numbers
-too small to be normal, which some libraries flush to zero, are rounded away everywhere; and
-`(a + shift) - shift` never has a shift known when compiling, since XLA would drop it.
+too small to be normal, which some libraries flush to zero, are rounded away everywhere;
+`(a + shift) - shift` never has a shift known when compiling, since XLA would drop it; and nothing
+is divided by an array that is broadcast, since XLA multiplies by its reciprocal instead.
 `docs/exact.md` has the proofs.
 """
 
@@ -25,9 +26,15 @@ from . import elementary
 
 _MAX_K = 2**24
 
-# Products per matrix product: (slices of the left operand, slices of the right operand).
-_SLICES = {1: (1, 1), 2: (1, 2), 3: (2, 2), 6: (3, 3)}
-_DEFAULT = {"float32": 2, "float64": 6}
+# The products of slices (left, right), smallest first, by their number. Those of the left slice 1
+# have the other sign, so that each can be subtracted from the next.
+_PRODUCTS = {
+    1: ((0, 0),),
+    2: ((1, 0), (0, 0)),
+    3: ((0, 1), (1, 0), (0, 0)),
+    5: ((2, 0), (1, 1), (0, 1), (1, 0), (0, 0)),
+}
+_DEFAULT = {"float32": 2, "float64": 5}
 
 # Smaller elements count as zero. Below the first some libraries flush a float32 to zero; below the
 # second the products of slices of float64 would be subnormal.
@@ -42,8 +49,8 @@ class Operand(NamedTuple):
     array
         The matrix itself, shape (n, m).
     slices
-        float64 arrays of shape (n, m), largest first, that add up to nearly the matrix, those of a
-        right operand negated except for the last.
+        float64 arrays of shape (n, m), largest first, that add up to nearly the matrix, where the
+        second of a left operand is negated.
     top
         A power of two, more than half the largest magnitude and not above it unless that is tiny;
         a 0-d float64 array.
@@ -67,14 +74,16 @@ class Exact:
     B = 53 - ceil(log2 k) bits for a product, where k is the largest dimension of an operand, and
     one power-of-two scale for each matrix:
 
-    ========  ===================  ============================  =======================
-    products  slices, left, right  bits of a slice, left, right  used by default for
-    ========  ===================  ============================  =======================
-    1         1, 1                 ceil(B / 2), floor(B / 2)
-    2         1, 2                 B - floor(B / 3), floor(B / 3)  float32
-    3         2, 2                 ceil(B / 2), floor(B / 2)
-    6         3, 3                 ceil(B / 2), floor(B / 2)     float64
-    ========  ===================  ============================  =======================
+    ========  ===================  ========================  ===================
+    products  slices, left, right  bits of a left slice      used by default for
+    ========  ===================  ========================  ===================
+    1         1, 1                 floor(B / 2)
+    2         2, 1                 floor((B - 1) / 3)        float32
+    3         2, 2                 floor(B / 2)
+    5         3, 2                 floor((2 B - 1) / 5)      float64
+    ========  ===================  ========================  ===================
+
+    A slice of the right operand has the rest of the B bits.
 
     The error of an element of a @ b is at most k * max|a| * max|b| * `error_bound(dtype, k)`, plus
     half a unit in the last place of the result. Underflow adds to that: elements of a float32
@@ -85,7 +94,7 @@ class Exact:
     Parameters
     ----------
     products
-        1, 2, 3 or 6; None is 2 for float32 and 6 for float64.
+        1, 2, 3 or 5; None is 2 for float32 and 5 for float64.
 
     Raises
     ------
@@ -112,8 +121,8 @@ class Exact:
     products: int | None = None
 
     def __post_init__(self) -> None:
-        if self.products not in (None, *_SLICES):
-            raise ValueError(f"expected products of 1, 2, 3, 6 or None, got {self.products}")
+        if self.products not in (None, *_PRODUCTS):
+            raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {self.products}")
 
     def left(self, a: Array | Operand) -> Operand:
         """Cut the left operand of products; what is cut already is returned as it is."""
@@ -127,13 +136,12 @@ class Exact:
         """Multiply matrices of shapes (n, k) and (k, m); the result has the dtype of `a`."""
         left, right = self.left(a), self.right(b)
         xp = array_namespace(left.array)
-        depth = len(right.slices) - 1
-        # Smallest first. Leading slices on the right are negated, so that totals are differences.
-        total = left.slices[0] @ right.slices[depth]
-        for order in range(depth, -1, -1):
-            for i in range(min(order + 1, len(left.slices))):
-                if order - i < depth:
-                    total = total - left.slices[i] @ right.slices[order - i]
+        (i, j), *others = _PRODUCTS[self.products or _DEFAULT[_dtype_name(left.array, xp)]]
+        total = left.slices[i] @ right.slices[j]
+        for i, j in others:
+            product = left.slices[i] @ right.slices[j]
+            product -= total
+            total = product
         return _round(total, left.top, left.array.dtype, xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
@@ -145,30 +153,20 @@ class Exact:
 
     def add(self, a: Array, b: Array) -> Array:
         """Add, with subnormal numbers rounded away."""
-        return _flush(a + b)
+        return _flush(a) + _flush(b)
 
     def subtract(self, a: Array, b: Array) -> Array:
         """Subtract, with subnormal numbers rounded away."""
-        return _flush(a - b)
+        return _flush(a) - _flush(b)
 
-    def scale(self, a: Array, factor: float) -> Array:
-        """Multiply by a number, which is rounded to 24 bits if `a` is float32."""
+    def multiply(self, a: Array, factor: Array | float) -> Array:
+        """Multiply by a number or an array; the error is below 0.51 units in the last place."""
+        return _multiply(a, factor)
+
+    def divide(self, a: Array, b: Array) -> Array:
+        """Divide by an array of the same shape, rounded correctly."""
         xp = array_namespace(a)
-        if 0 in a.shape:
-            return a
-        if a.dtype == xp.float64:
-            # Halves of 26 bits (Dekker), so that the four products are exact.
-            a = xp.where(xp.abs(a) < 2.0**-850, xp.zeros_like(a), a)
-            high = _leading_half(a)
-            low = a - high
-            factor_high = _leading_half(factor)
-            factor_low = factor - factor_high
-            product = (high * factor_low + low * factor_high) + low * factor_low
-            product = product + high * factor_high
-        else:
-            a = xp.where(xp.abs(a) < 2.0**-126, xp.zeros_like(a), a)
-            product = _float64(a, xp) * _round_to_bits(factor, 24)
-        return _round(product, _float64(xp.max(xp.abs(a)), xp), a.dtype, xp)
+        return cast(Array, xp.astype(_float64(a, xp) / _float64(b, xp), a.dtype))
 
     def exp(self, a: Array) -> Array:
         """Take the exponential of each element; see `elementary.exp` for the error."""
@@ -196,22 +194,22 @@ class Exact:
         >>> Exact(products=1).error_bound("float32", 1000) < 2.0**-20
         True
         """
-        products = self.products or _DEFAULT[dtype]
-        (n_left, n_right), bits = _SLICES[products], _bits(products, k)
-        left, right = (2.0 ** -_kept(b, n) for b, n in zip(bits, (n_left, n_right), strict=True))
-        dropped = 0.0
-        for i in range(n_left):
-            for j in range(n_right):
-                if i + j >= n_right:
-                    dropped += 2.0 ** -(i * (bits[0] + 1) + j * (bits[1] + 1) - 2)
-        return left + right + left * right + dropped + products * 2.0**-52
+        pairs = _PRODUCTS[self.products or _DEFAULT[dtype]]
+        slices, bits = _slices(pairs), _bits(pairs, k)
+        left, right = (2.0 ** -_kept(b, n) for b, n in zip(bits, slices, strict=True))
+        dropped = sum(
+            2.0 ** -(i * (bits[0] + 1) + j * (bits[1] + 1) - 2)
+            for i in range(slices[0])
+            for j in range(slices[1])
+            if (i, j) not in pairs
+        )
+        return left + right + left * right + dropped + len(pairs) * 2.0**-52
 
     def _cut(self, a: Array, *, side: int) -> Operand:
         xp = array_namespace(a)
         name = _dtype_name(a, xp)
-        products = self.products or _DEFAULT[name]
-        bits = _bits(products, max(a.shape))[side]
-        count = _SLICES[products][side]
+        pairs = _PRODUCTS[self.products or _DEFAULT[name]]
+        bits, count = _bits(pairs, max(a.shape))[side], _slices(pairs)[side]
         # Half a unit of the last slice is then no less than what counts as zero.
         top = _top(a, _TINY[name] * 2.0 ** _kept(bits, count), xp)
         rest = _float64(a, xp)
@@ -220,23 +218,28 @@ class Exact:
             # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
             shift = top * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
             cut = rest + shift
-            if side == 1 and i < count - 1:
+            if side == 0 and i == 1:
                 cut = shift - cut
                 rest = rest + cut
             else:
                 cut -= shift
-                if i < count - 1:
-                    rest = rest - cut
+                rest = rest - cut
             slices.append(cut)
         return Operand(a, tuple(slices), top)
 
 
-def _bits(products: int, k: int) -> tuple[int, int]:
+def _slices(pairs: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    return max(i for i, _ in pairs) + 1, max(j for _, j in pairs) + 1
+
+
+def _bits(pairs: tuple[tuple[int, int], ...], k: int) -> tuple[int, int]:
+    """Share the bits so that the slices of both operands keep equally many."""
     if k > _MAX_K:
         raise ValueError(f"expected dimensions of at most {_MAX_K} for exact numerics, got {k}")
     total = 53 - math.ceil(math.log2(max(k, 1)))
-    right = total // 3 if products == 2 else total // 2
-    return total - right, right
+    n_left, n_right = _slices(pairs)
+    left = (n_right * total + n_right - n_left) // (n_left + n_right)
+    return left, total - left
 
 
 def _kept(bits: int, count: int) -> int:
@@ -293,19 +296,32 @@ def _flush(a: Array) -> Array:
         return a
     xp = array_namespace(a)
     digits, unit = (52, 2.0**-1020) if a.dtype == xp.float64 else (23, 2.0**-125)
-    seen = xp.abs(xp.max(a))
+    seen = xp.abs(a[(0,) * a.ndim])
     shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**digits * unit
     a = a + shift
     a -= shift
     return a
 
 
+def _multiply(a: Array, factor: Any) -> Array:
+    """Multiply by a number, or by float64 numbers; what is below 2**-850 counts as zero."""
+    if 0 in a.shape:
+        return a
+    xp = array_namespace(a)
+    x = _float64(a, xp)
+    tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-850
+    x = xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
+    # Halves of 26 bits (Dekker), so that the four products are exact.
+    high, factor_high = _leading_half(x), _leading_half(factor)
+    low, factor_low = x - high, factor - factor_high
+    product = (high * factor_low + low * factor_high) + low * factor_low
+    product = product + high * factor_high
+    # -0 becomes +0, and nothing is left to be subnormal.
+    product = xp.where(xp.abs(product) < tiny, xp.zeros_like(product), product)
+    return cast(Array, xp.astype(product, a.dtype))
+
+
 def _leading_half(a: Any) -> Any:
     """Round to 26 bits (Veltkamp), with products by powers of two only."""
     c = a * 2.0**27 + a
     return c - (c - a)
-
-
-def _round_to_bits(number: float, bits: int) -> float:
-    mantissa, exponent = math.frexp(number)
-    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)

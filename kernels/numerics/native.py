@@ -32,8 +32,11 @@ class Native:
     def subtract(self, a: Array, b: Array) -> Array:
         return a - b
 
-    def scale(self, a: Array, factor: float) -> Array:
+    def multiply(self, a: Array, factor: Array | float) -> Array:
         return a * factor
+
+    def divide(self, a: Array, b: Array) -> Array:
+        return a / b
 
     def exp(self, a: Array) -> Array:
         return cast(Array, array_namespace(a).exp(a))
