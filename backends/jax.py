@@ -41,6 +41,10 @@ def get(device: str | None) -> Backend:
         a: Array = jnp.asarray(host, device=place)
         return a
 
+    def synchronize() -> None:
+        # JAX has no barrier for a device; nothing it computes is out of reach of a live array.
+        jax.block_until_ready(jax.live_arrays())
+
     return Backend(
         name=f"jax:{kind}:{place.id}" if kind == "cuda" else "jax:cpu",
         version=jax.__version__,
@@ -49,7 +53,6 @@ def get(device: str | None) -> Backend:
         devices=tuple(f"{kind}:{i} {d.device_kind}" for i, d in enumerate(found)),
         asarray=asarray,
         to_numpy=numpy.array,
-        # JAX has no barrier for a device; nothing it computes is out of reach of a live array.
-        synchronize=lambda: jax.block_until_ready(jax.live_arrays()) and None,
+        synchronize=synchronize,
         compile=jax.jit,
     )
