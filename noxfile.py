@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import nox
@@ -24,6 +25,7 @@ EXTRAS = {
     "jax:cpu": "jax",
     "jax:cuda": "jax-cuda",
 }
+TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 RESULTS = Path(".nox") / "results"
@@ -39,7 +41,7 @@ def no_cuda() -> str | None:
 
 RUNNABLE = [name for name in EXTRAS if name not in CUDA or no_cuda() is None]
 
-nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "summary"]
+nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
@@ -65,16 +67,12 @@ def tests(session: nox.Session, backend: str) -> None:
     reason = no_cuda() if backend in CUDA else None
     if reason is not None:
         session.error(f"The backend {backend} cannot run: {reason}.")
-    install(session, "-e", f".[{EXTRAS[backend]},save]", "pytest", "hypothesis")
+    install(session, "-e", f".[{EXTRAS[backend]},save]", *TEST_PACKAGES)
     env = {"JAX_ENABLE_X64": "1"}
-    code = (
-        "import json, sys, backends; b = backends.get(sys.argv[1]);"
-        "print(json.dumps({'version': b.version, 'devices': b.devices}))"
-    )
-    found = session.run("python", "-c", code, backend, silent=True, env=env)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{backend.replace(':', '-')}.json").write_text(str(found).splitlines()[-1])
-    pytest(session, backend, "--backend", backend, "--ignore", "tests/test_cli.py", **env)
+    record = RESULTS / f"{backend.replace(':', '-')}.json"
+    record.unlink(missing_ok=True)
+    options = ("--backend", backend, "--record", str(record), "--ignore", "tests/test_cli.py")
+    pytest(session, backend, *options, **env)
 
 
 @nox.session
@@ -123,6 +121,35 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def identical(session: nox.Session) -> None:
+    """Print the digests of exact training that the last sessions of the tests saw."""
+    committed = json.loads(Path("kernels/cli/digests.json").read_text())
+    rows = [("backend", "version", "mode", "problem", "dtype", "steps", "digest", "")]
+    for name in EXTRAS:
+        for run in found(name).get("digests", ()):
+            problem, dtype, mode = run["problem"], run["dtype"], run["mode"]
+            for steps, digest in run["digests"].items():
+                same = digest == committed[problem][dtype][steps]
+                rows.append(
+                    (
+                        name,
+                        found(name)["version"],
+                        mode,
+                        problem,
+                        dtype,
+                        steps,
+                        digest[:12],
+                        "same" if same else "DIFFERENT",
+                    )
+                )
+    print_table(rows)
+    if len(rows) == 1:
+        session.error('There are no digests yet: run nox, or nox -s "tests(numpy)", first.')
+    if any(row[-1] == "DIFFERENT" for row in rows):
+        session.error("Some digests are not the committed ones.")
+
+
+@nox.session(venv_backend="none")
 def summary(session: nox.Session) -> None:
     """Print what ran, what did not and why."""
     rows = [("tests of", "version", "result", "seconds")]
@@ -133,9 +160,7 @@ def summary(session: nox.Session) -> None:
             rows.append((name, "", f"skipped: {unable}" if unable else "not run", ""))
         else:
             rows.append((name, found(name).get("version", ""), *counts))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)))
+    print_table(rows)
 
 
 @nox.session(venv_backend="none")
@@ -155,6 +180,14 @@ def support(session: nox.Session) -> None:
     readme.write_text(head + TABLE_BEGIN + "\n".join(lines) + "\n" + TABLE_END + tail)
 
 
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows of cells, each column as wide as its widest."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())
+
+
 def outcome(name: str) -> tuple[str, str] | None:
     """Read the counts and the seconds of a session's last run of pytest."""
     report = RESULTS / f"{name.replace(':', '-')}.xml"
@@ -168,8 +201,8 @@ def outcome(name: str) -> tuple[str, str] | None:
     return counts, f"{float(suite['time']):.0f}"
 
 
-def found(name: str) -> dict[str, str]:
+def found(name: str) -> dict[str, Any]:
     """Read what a session found of its backend."""
     path = RESULTS / f"{name.replace(':', '-')}.json"
-    seen: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    seen: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return seen

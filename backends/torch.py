@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,14 @@ def get(device: str | None) -> Backend:
         # Expressions that are used several times are copied into each use up to this many
         # operations (30 if not set), which made the compilation of exact numerics 3 times longer.
         options = {"realize_opcount_threshold": 8}
-        compiled: Callable[..., Any] = torch.compile(function, dynamic=False, options=options)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            return function(*arguments, **named)
+
+        # Dynamo counts recompilations by code object, and after 8 of them runs it uncompiled: a
+        # function made in a loop, such as that of `fit`, needs a code object for each turn.
+        own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
+        compiled: Callable[..., Any] = torch.compile(own, dynamic=False, options=options)
         return compiled
 
     return Backend(

@@ -21,7 +21,7 @@ from .network import Layer, Loss, train
 from .numerics import NATIVE, Numerics
 from .random import permutation
 
-__all__ = ["Fit", "fit", "steps_of"]
+__all__ = ["Fit", "batches", "fit", "steps_of"]
 
 # The streams below this are those of the layers' initial weights.
 _FIRST_EPOCH_STREAM = 2**31
@@ -133,7 +133,7 @@ def fit(
     prepared = numerics.left(x) if batch_size is None else None
     trained = tuple(layers)
     losses: list[Array] = []
-    for x_batch, y_batch in _batches(x, y, total, batch_size, seed):
+    for x_batch, y_batch in batches(x, y, total, batch_size, seed):
         trained, value = train_batch(trained, x_batch, y_batch, prepared)
         losses.append(value)
         if progress is not None:
@@ -180,18 +180,19 @@ def _positive(name: str, number: int) -> int:
     return number
 
 
-def _batches(
+def batches(
     x: Array, y: Array, steps: int, batch_size: int | None, seed: int
 ) -> Iterator[tuple[Array, Array]]:
+    """Make the batches of a `fit`, whose arguments these are."""
     if batch_size is None:
         for _ in range(steps):
             yield x, y
         return
     xp = array_namespace(x)
     n = x.shape[0]
-    batches = -(-n // batch_size)
+    in_epoch = -(-n // batch_size)
     for i in range(steps):
-        epoch, batch = divmod(i, batches)
+        epoch, batch = divmod(i, in_epoch)
         if batch == 0:
             order = permutation(n, seed=seed, stream=_FIRST_EPOCH_STREAM + epoch, like=x)
         chosen = order[batch * batch_size : min((batch + 1) * batch_size, n)]

@@ -8,6 +8,9 @@ os.environ["JAX_ENABLE_X64"] = "1"
 # hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
+from pathlib import Path
+
 import _assert
 import hypothesis
 import numpy as np
@@ -31,8 +34,19 @@ def pytest_addoption(parser):
         "(default: every backend that can run here)",
     )
 
+    parser.addoption(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write the one backend's version and devices, and the digests seen, as JSON",
+    )
+
+
+RECORD = pytest.StashKey()
+
 
 def pytest_configure(config):
+    config.stash[RECORD] = {"digests": []}
     config.addinivalue_line(
         "markers", "library(*names): only on the backends of these libraries, such as torch"
     )
@@ -41,6 +55,22 @@ def pytest_configure(config):
             backends.get(name)
         except (backends.BackendUnavailable, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from None
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("record")
+    if path is not None:
+        (name,) = session.config.getoption("backend")
+        found = backends.get(name)
+        record = {"version": found.version, "devices": found.devices}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record | session.config.stash[RECORD]))
+
+
+@pytest.fixture(scope="session")
+def record(request):
+    """What goes into the file of --record."""
+    return request.config.stash[RECORD]
 
 
 def pytest_generate_tests(metafunc):

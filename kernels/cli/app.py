@@ -12,6 +12,7 @@ import typer
 from .backends import backends
 from .common import CliError, warn
 from .train import train
+from .verify import verify
 
 __all__ = ["app", "run"]
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, backends):
+for _command in (train, verify, backends):
     app.command()(_stoppable(_command))
 
 # The base of every mistake in an option; no other name for it is exported by every typer.

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import backends
 
-from ..numerics import NATIVE, Numerics
+from ..numerics import EXACT, NATIVE, Numerics
 
 __all__ = [
     "DTYPES",
@@ -26,7 +26,10 @@ __all__ = [
     "warn",
 ]
 
-NUMERICS: dict[str, Numerics] = {"native": NATIVE}
+NUMERICS: dict[str, Numerics] = {"native": NATIVE, "exact": EXACT}
+
+# What the numerics compute in, besides the dtype of the network.
+_WORKING_DTYPE = {"exact": "float64"}
 
 DTYPES = ("float32", "float64")
 
@@ -67,9 +70,9 @@ def require(module: str, purpose: str) -> None:
         )
 
 
-def find_backend(name: str, dtype: str) -> backends.Backend:
-    """Find a backend and see that it has the dtype."""
-    if dtype == "float64":
+def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Backend:
+    """Find a backend and see that it has the dtypes."""
+    if "float64" in (dtype, _WORKING_DTYPE.get(numerics)):
         # JAX reads this once, when it is imported.
         os.environ.setdefault("JAX_ENABLE_X64", "1")
     # A broken installation of a library fails in its import.

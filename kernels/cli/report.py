@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +14,17 @@ from .problems import Preparation
 
 if TYPE_CHECKING:
     from .backends import Found
+    from .verify import Verified
 
-__all__ = ["Report", "as_json", "backends_table", "milestones", "plot_losses", "report_table"]
+__all__ = [
+    "Report",
+    "as_json",
+    "backends_table",
+    "milestones",
+    "plot_losses",
+    "report_table",
+    "verify_table",
+]
 
 
 class Report(NamedTuple):
@@ -166,6 +175,26 @@ def backends_table(console: Console, found: list[Found]) -> None:
         for backend, note in notes:
             reasons.add_row(backend, note)
         _print(console, reasons)
+
+
+def verify_table(console: Console, rows: Sequence[Verified]) -> None:
+    """Print what was trained where, and whether the digests are those expected."""
+    table = _table(
+        "problem", "dtype", "backend", "device", "version", "mode", "per step", "digest", "result"
+    )
+    for row in rows:
+        table.add_row(
+            row.problem,
+            row.dtype,
+            row.backend,
+            row.device,
+            row.version,
+            "compiled" if row.compiled else "eager",
+            "" if row.seconds_per_step is None else _duration(row.seconds_per_step),
+            "" if row.digest is None else row.digest[:12],
+            row.result,
+        )
+    _print(console, table)
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:

@@ -147,7 +147,7 @@ def train(
     units = None if hidden is None else _parse_hidden(hidden)
     _check_files(reads=(data, resume), save=save, plot=plot)
     table = _read_data(problem, data, target, task)
-    place = find_backend(backend, dtype)
+    place = find_backend(backend, dtype, numerics)
     initial = None if resume is None else _load(resume, place.asarray([0.0], dtype), dtype)
     if initial is not None and units is None:
         units = _sizes(initial)[1:-1]

@@ -1,0 +1,159 @@
+"""`python -m kernels verify`: the same weights, to the bit, on every library that runs here."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+from collections.abc import Iterator
+from itertools import product
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+
+import backends
+
+from . import identity
+from .common import DTYPES, NUMERICS, as_cli_error, console, require, warn
+from .report import verify_table
+
+__all__ = ["Verified", "verify"]
+
+
+class Verified(NamedTuple):
+    """One training run and what came of it.
+
+    Attributes
+    ----------
+    numerics, problem, dtype
+        What was trained.
+    backend, device, version, compiled
+        Where and how.
+    seconds_per_step
+        The median.
+    digest
+        Of the weights after the last step; None if there are none.
+    result
+        "same", "different" or "failed", which may be followed by where or why; "reference" for
+        the first native run, which the others are compared with.
+    """
+
+    numerics: str
+    problem: str
+    dtype: str
+    backend: str
+    device: str
+    version: str
+    compiled: bool
+    seconds_per_step: float | None
+    digest: str | None
+    result: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the digests are those expected."""
+        return self.result == "same"
+
+
+def verify(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="A backend to verify; may be given again. Default: all that run here."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Train with exact numerics on every backend and compare the weights to the last bit.
+
+    The digests must be those that come with this package. Then the same with native numerics, to
+    show what the difference is. The exit status is 1 if an exact digest differs.
+    """
+    require("sklearn", "verifying the training on digits")
+    # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
+    os.environ.setdefault("JAX_ENABLE_X64", "1")
+    with as_cli_error(ValueError, backends.BackendUnavailable):
+        places = [backends.get(name) for name in backend or backends.available()]
+    exact = _all("exact", places)
+    native = _all("native", places)
+    if json:
+        typer.echo(json_format.dumps([row._asdict() for row in (*exact, *native)], indent=2))
+    else:
+        out = console()
+        for title, rows in (("exact", exact), ("native", native)):
+            out.print(f"{title} numerics")
+            verify_table(out, rows)
+            out.print()
+    wrong = [row for row in exact if not row.same]
+    for row in wrong:
+        warn(f"{row.backend}, {row.problem}, {row.dtype}: {row.result}")
+    if wrong:
+        raise typer.Exit(1)
+    if not json:
+        out.print(f"All {len(exact)} exact runs gave the committed digests.")
+
+
+def _all(numerics: str, places: list[backends.Backend]) -> list[Verified]:
+    rows: list[Verified] = []
+    with Console(stderr=True).status("") as status:
+        for problem, dtype in product(identity.PROBLEMS, DTYPES):
+            native: dict[int, str] | None = None
+            for place, compiled in _modes(places):
+                how = "compiled" if compiled else "eager"
+                status.update(f"{numerics} {problem} {dtype} on {place.name}, {how}")
+                try:
+                    made = identity.make(problem, place, dtype)
+                    trained = identity.train(
+                        made, place, numerics=NUMERICS[numerics], compiled=compiled
+                    )
+                except Exception as error:
+                    # One library's failure must not hide what the others do.
+                    seconds, last = None, None
+                    result = (
+                        f"failed: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+                    )
+                else:
+                    seconds, last = (
+                        trained.seconds_per_step,
+                        trained.digests[identity.CHECKPOINTS[-1]],
+                    )
+                    if numerics == "exact":
+                        result = _compare(problem, dtype, place, compiled, trained.digests)
+                    elif native is None:
+                        native, result = trained.digests, "reference"
+                    else:
+                        result = "same" if trained.digests == native else "different"
+                rows.append(
+                    Verified(
+                        numerics,
+                        problem,
+                        dtype,
+                        place.name,
+                        place.devices[0] if len(place.devices) == 1 else str(place.device),
+                        place.version,
+                        compiled,
+                        seconds,
+                        last,
+                        result,
+                    )
+                )
+    return rows
+
+
+def _modes(places: list[backends.Backend]) -> Iterator[tuple[backends.Backend, bool]]:
+    for place in places:
+        yield place, False
+        if place.compile(_modes) is not _modes:
+            yield place, True
+
+
+def _compare(
+    problem: str, dtype: str, place: backends.Backend, compiled: bool, digests: dict[int, str]
+) -> str:
+    expected = identity.committed()[problem][dtype]
+    wrong = [number for number in identity.CHECKPOINTS if digests[number] != expected[number]]
+    if not wrong:
+        return "same"
+    reference = backends.get("numpy")
+    where = identity.first_difference(problem, dtype, place, reference, compiled=compiled)
+    if where is None:
+        return f"different after step {wrong[0]}, where NumPy {reference.version} here agrees"
+    return f"different from NumPy {reference.version} here: first in {where}"
