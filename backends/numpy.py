@@ -20,6 +20,10 @@ def get(device: str | None) -> Backend:
         ) from None
     from array_api_compat import numpy as xp
 
+    # glibc gives large blocks back to the system and page-faults them in again every step, unless
+    # it has once seen a block of this size freed. The block is never touched.
+    numpy.empty(2**25 - 2**16, dtype=numpy.uint8)
+
     def asarray(host: Any, dtype: str | None = None) -> Array:
         a: Array = xp.array(host, dtype=None if dtype is None else getattr(xp, dtype))
         return a

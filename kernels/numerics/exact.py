@@ -212,19 +212,22 @@ class Exact:
         bits, count = _bits(pairs, max(a.shape))[side], _slices(pairs)[side]
         # Half a unit of the last slice is then no less than what counts as zero.
         top = _top(a, _TINY[name] * 2.0 ** _kept(bits, count), xp)
+        # astype makes a copy, which may be changed in place.
         rest = _float64(a, xp)
         slices = []
         for i in range(count):
             # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
             shift = top * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
-            cut = rest + shift
-            if side == 0 and i == 1:
-                cut = shift - cut
-                rest = rest + cut
+            last = i == count - 1
+            if last:
+                rest += shift
+                cut = rest
             else:
-                cut -= shift
-                rest = rest - cut
-            slices.append(cut)
+                cut = rest + shift
+            cut -= shift
+            if not last:
+                rest -= cut
+            slices.append(-cut if side == 0 and i == 1 else cut)
         return Operand(a, tuple(slices), top)
 
 
@@ -281,11 +284,11 @@ def _float64(a: Array, xp: Any) -> Array:
 def _round(a: Array, seen: Array, dtype: Any, xp: Any) -> Array:
     """Round float64 to `dtype`, with multiples of 2**-125 or 2**-1020 next to zero; -0 becomes +0.
 
-    `seen` is any 0-d array: a number that compilers cannot know, too small to matter.
+    `a` is changed in place. `seen` is any 0-d array: a number that compilers cannot know, too small to matter.
     """
     unit = 2.0**-1020 if dtype == xp.float64 else 2.0**-125
     shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**52 * unit
-    a = a + shift
+    a += shift
     a -= shift
     return cast(Array, a if dtype == xp.float64 else xp.astype(a, dtype))
 
