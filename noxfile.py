@@ -79,7 +79,8 @@ def tests(session: nox.Session, backend: str) -> None:
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
     install(session, "-e", ".[cli]", "pytest", "hypothesis")
-    pytest(session, "cli", "--backend", "numpy", "tests/test_cli.py", "tests/test_verify.py", "tests/test_readme.py")
+    files = (f"tests/test_{name}.py" for name in ("cli", "verify", "readme"))
+    pytest(session, "cli", "--backend", "numpy", *files)
 
 
 @nox.session

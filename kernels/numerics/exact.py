@@ -284,7 +284,8 @@ def _float64(a: Array, xp: Any) -> Array:
 def _round(a: Array, seen: Array, dtype: Any, xp: Any) -> Array:
     """Round float64 to `dtype`, with multiples of 2**-125 or 2**-1020 next to zero; -0 becomes +0.
 
-    `a` is changed in place. `seen` is any 0-d array: a number that compilers cannot know, too small to matter.
+    `a` is changed in place. `seen` is any 0-d array: a number that compilers cannot know, too
+    small to matter.
     """
     unit = 2.0**-1020 if dtype == xp.float64 else 2.0**-125
     shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**52 * unit
