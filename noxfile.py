@@ -78,7 +78,7 @@ def tests(session: nox.Session, backend: str) -> None:
 @nox.session
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
-    install(session, "-e", ".[cli]", "pytest", "hypothesis")
+    install(session, "-e", ".[cli,array-api-strict]", "pytest", "hypothesis")
     files = (f"tests/test_{name}.py" for name in ("cli", "verify", "readme"))
     pytest(session, "cli", "--backend", "numpy", *files)
 
