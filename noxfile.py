@@ -85,9 +85,10 @@ def cli(session: nox.Session) -> None:
 
 @nox.session
 def doctests(session: nox.Session) -> None:
-    """Run the examples in the docstrings."""
-    install(session, "-e", ".[cli]", "pytest")
-    pytest(session, "doctests", "--doctest-modules", "kernels", "backends")
+    """Run the examples in the docstrings and in docs/."""
+    install(session, "-e", ".[cli]", "pytest", "hypothesis")
+    options = ("--doctest-modules", "--doctest-glob=*.md")
+    pytest(session, "doctests", *options, "kernels", "backends", "docs")
 
 
 @nox.session
