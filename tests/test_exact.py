@@ -1,0 +1,922 @@
+"""Exact numerics: the same bits everywhere, as accurate as they say, and nothing lost in silence.
+
+Bits are compared with those that NumPy computes in the same test, and with those of the same
+numbers in another order, which is what libraries, threads and workers change. Errors are measured
+against integers of Python, which hold every float exactly.
+"""
+
+import contextlib
+import functools
+import itertools
+import math
+import operator
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from _assert import (
+    assert_alike,
+    assert_identical,
+    assert_networks_identical,
+    bits,
+    fetch,
+    parameters,
+)
+from hypothesis import given, strategies
+from test_inputs import LAYOUTS
+
+import backends
+import kernels
+from kernels import EXACT, Exact, Layer
+
+PRODUCTS = (None, 1, 2, 3, 5)
+LOSSES = ("squared_error", "labels", "probabilities")
+
+# Below these an element of a matrix counts as zero; results are multiples of these.
+SMALLEST = {"float32": 2.0**-126, "float64": 2.0**-510}
+UNIT = {"float32": 2.0**-125, "float64": 2.0**-1020}
+
+# The ends of the range, as exponents of ten.
+FAR = {"float32": 30.0, "float64": 150.0}
+
+# NumPy warns where numbers overflow or are not finite.
+silent = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="session")
+def on_numpy():
+    """The backend whose bits are the others' oracle."""
+    return backends.get("numpy")
+
+
+def seen(a):
+    """Copy an array to the host, with one NaN for all."""
+    host = fetch(a)
+    if host.dtype.kind == "f":
+        host[np.isnan(host)] = np.nan
+    return host
+
+
+def assert_same_bits(actual, desired):
+    """Assert that arrays of any two libraries hold the same bits; NaN is NaN."""
+    for a, b in zip(actual, desired, strict=True):
+        a, b = seen(a), seen(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(bits(a), bits(b), strict=True)
+
+
+def assert_same_numbers(actual, desired):
+    """Assert that arrays hold the same bits, or that neither is all finite."""
+    for a, b in zip(actual, desired, strict=True):
+        if np.all(np.isfinite(fetch(b))):
+            assert_same_bits([a], [b])
+        else:
+            assert fetch(a).shape == fetch(b).shape
+            assert not np.all(np.isfinite(fetch(a)))
+
+
+# Training.
+
+
+class Problem(NamedTuple):
+    """A network, a batch and how to train on it, on the host."""
+
+    layers: tuple[Layer, ...]
+    x: np.ndarray
+    y: np.ndarray
+    loss: str
+    learning_rate: float
+
+    def on(self, backend):
+        """Place the arrays: layers, x, y."""
+        place = backend.asarray
+        layers = tuple(Layer(*(None if a is None else place(a) for a in la)) for la in self.layers)
+        return layers, place(self.x), place(self.y)
+
+    def named(self):
+        """Return what the functions of `kernels` take by name."""
+        squared = self.loss == "squared_error"
+        loss = kernels.squared_error if squared else kernels.softmax_cross_entropy
+        return {"learning_rate": self.learning_rate, "loss": loss, "numerics": EXACT}
+
+    def train(self, backend, steps=3):
+        """Take some steps and return all parameters and losses on the way."""
+        layers, x, y = self.on(backend)
+        results = []
+        for _ in range(steps):
+            layers, value = kernels.step(layers, x, y, **self.named())
+            results += [*parameters(layers), value]
+        return results
+
+    def orders(self, seed):
+        """Draw an order of the samples, and one of the features, hidden units and outputs each."""
+        rng = np.random.default_rng(seed)
+        sizes = [*self.x.shape, *(layer.weight.shape[1] for layer in self.layers)]
+        return [rng.permutation(size) for size in sizes]
+
+    def reorder(self, orders):
+        """Put samples, features, hidden units and outputs into other orders."""
+        samples, *units = orders
+        layers = tuple(
+            Layer(w[before][:, after], None if b is None else b[after])
+            for (w, b), before, after in zip(self.layers, units, units[1:], strict=False)
+        )
+        y = self.y[samples]
+        y = np.argsort(units[-1])[y] if self.loss == "labels" else y[:, units[-1]]
+        return self._replace(layers=layers, x=self.x[samples][:, units[0]], y=y)
+
+
+def make(dtype, sizes, n, *, loss="squared_error", bias=True, learning_rate=0.01, seed=0):
+    """Draw a problem of normal size."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(dtype)
+
+    layers = tuple(
+        Layer(
+            (normal(n_in, n_out) / math.sqrt(n_in)).astype(dtype), normal(n_out) if bias else None
+        )
+        for n_in, n_out in itertools.pairwise(sizes)
+    )
+    y = {
+        "squared_error": lambda: normal(n, sizes[-1]),
+        "labels": lambda: rng.integers(sizes[-1], size=n),
+        "probabilities": lambda: rng.dirichlet(np.ones(sizes[-1]), size=n).astype(dtype),
+    }[loss]()
+    return Problem(layers, normal(n, sizes[0]), y, loss, learning_rate)
+
+
+class Texture(NamedTuple):
+    """What is done to an array of normal size."""
+
+    scale: float
+    spread: float
+    zeros: str
+    subnormal: bool
+
+    def apply(self, a, rng):
+        """Scale by powers of ten, all as one and each on its own, and put in special numbers."""
+        powers = 10.0 ** (self.scale + rng.uniform(-self.spread, self.spread, a.shape))
+        b = (a * powers).astype(a.dtype)
+        if self.subnormal:
+            tiny = rng.integers(1, 2**20, a.shape) * np.finfo(a.dtype).smallest_subnormal
+            b = np.where(rng.random(a.shape) < 0.2, np.copysign(tiny, b), b).astype(a.dtype)
+        zero = rng.choice([0.0, -0.0], a.shape).astype(a.dtype)
+        if self.zeros == "rows":
+            where = rng.random(a.shape[:1])[(..., *(None,) * (a.ndim - 1))] < 0.3
+        elif self.zeros == "columns":
+            where = rng.random(a.shape[-1:]) < 0.3
+        else:
+            where = rng.random(a.shape) < {"none": 0.0, "some": 0.3, "all": 1.0}[self.zeros]
+        return np.where(where, zero, b)
+
+
+def textures(far, subnormal):
+    """From one end of the range to the other; `far` is its exponent of ten."""
+    return strategies.builds(
+        Texture,
+        scale=strategies.sampled_from([0.0, 0.0, 0.0, -far / 3, far / 3, -far, far]),
+        spread=strategies.sampled_from([0.0, 0.0, min(4.0, far), far / 3]),
+        zeros=strategies.sampled_from(["none", "none", "some", "rows", "columns", "all"]),
+        subnormal=strategies.booleans() if subnormal else strategies.just(False),
+    )
+
+
+@strategies.composite
+def problems(draw, dtype, far, subnormal):
+    # Few widths, since JAX compiles every operation for every shape.
+    widths = strategies.sampled_from([1, 7, 300])
+    outputs = strategies.sampled_from([1, 7])
+    depth = draw(strategies.integers(1, 4))
+    problem = make(
+        dtype,
+        sizes=[*(draw(widths) for _ in range(depth)), draw(outputs)],
+        n=draw(strategies.sampled_from([1, 64])),
+        loss=draw(strategies.sampled_from(LOSSES)),
+        bias=draw(strategies.booleans()),
+        learning_rate=draw(strategies.sampled_from([0.1, 1e-6, 1.0])),
+        seed=draw(strategies.integers(0, 2**32 - 1)),
+    )
+    rng = np.random.default_rng(draw(strategies.integers(0, 2**32 - 1)))
+
+    def texture(a):
+        return None if a is None else draw(textures(far, subnormal)).apply(a, rng)
+
+    layers = tuple(Layer(*map(texture, layer)) for layer in problem.layers)
+    y = problem.y if problem.loss == "labels" else texture(problem.y)
+    # Probabilities are not negative.
+    y = np.abs(y) if problem.loss == "probabilities" else y
+    return problem._replace(layers=layers, x=texture(problem.x), y=y)
+
+
+@silent
+@given(data=strategies.data())
+def test_training_gives_the_bits_of_numpy(backend, on_numpy, dtype, data):
+    """Whatever the network and the numbers, also where they overflow."""
+    problem = data.draw(problems(dtype, FAR[dtype], subnormal=True))
+    assert_same_numbers(problem.train(backend), problem.train(on_numpy))
+
+
+@silent
+@given(data=strategies.data())
+def test_training_does_not_depend_on_an_order(on_numpy, dtype, data):
+    """Of samples, features, hidden units or outputs, which is the order of every sum."""
+    problem = data.draw(problems(dtype, 4.0, subnormal=False))
+    orders = problem.orders(data.draw(strategies.integers(0, 2**32 - 1)))
+    back = [np.argsort(order) for order in orders]
+    layers, x, y = problem.reorder(orders).on(on_numpy)
+    moved = []
+    for _ in range(3):
+        layers, value = kernels.step(layers, x, y, **problem.named())
+        restored = problem._replace(layers=layers, x=x, y=y).reorder(back)
+        moved += [*parameters(restored.layers), value]
+    assert_same_numbers(moved, problem.train(on_numpy))
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 5000])
+def test_batch_sizes(backend, on_numpy, dtype, n):
+    """A few batches of any size, the last of an epoch being smaller where it is 7."""
+    problem = make(dtype, (20, 3), 17 if n == 7 else 2 * n)
+
+    def fitted(where):
+        layers, losses = kernels.fit(*problem.on(where), steps=3, batch_size=n, **problem.named())
+        return [*parameters(layers), losses]
+
+    assert_same_bits(fitted(backend), fitted(on_numpy))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_order_of_the_samples(backend, dtype, loss):
+    """No bit of a gradient or of the loss depends on it."""
+    problem = make(dtype, (300, 64, 7), 64, loss=loss)
+
+    def differentiate(problem):
+        layers, x, y = problem.on(backend)
+        activations = kernels.forward(layers, x, numerics=EXACT)
+        value, gradient = problem.named()["loss"](activations[-1], y, numerics=EXACT)
+        gradients = kernels.backward(layers, activations, gradient, numerics=EXACT)
+        return (*gradients, Layer(value))
+
+    samples = np.random.default_rng(1).permutation(64)
+    moved = problem._replace(x=problem.x[samples], y=problem.y[samples])
+    assert_networks_identical(differentiate(moved), differentiate(problem))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout(backend, dtype, layout):
+    """However the arrays lie in memory."""
+    if layout == "reversed" and backend.name.startswith("torch"):
+        pytest.skip("torch has no negative strides")
+    problem = make(dtype, (300, 64, 7), 64, loss="probabilities")
+    layers, x, y = problem.on(backend)
+
+    def lay(a):
+        return LAYOUTS[layout](a, backend.asarray, dtype)
+
+    laid = tuple(Layer(*map(lay, layer)) for layer in layers)
+    if backend.name == "numpy":
+        assert not laid[0].weight.flags.c_contiguous
+    got, value = kernels.step(laid, lay(x), lay(y), **problem.named())
+    desired, desired_value = kernels.step(layers, x, y, **problem.named())
+    assert_networks_identical(got, desired)
+    assert_identical(value, desired_value)
+
+
+@contextlib.contextmanager
+def threads(backend, count):
+    """Let the library multiply matrices with so many threads."""
+    if backend.name.startswith("torch"):
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            assert torch.get_num_threads() == count
+            yield
+        finally:
+            torch.set_num_threads(before)
+        return
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    with threadpoolctl.threadpool_limits(count, user_api="blas"):
+        info = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
+        if not info:
+            pytest.skip("NumPy's BLAS is not one that threadpoolctl knows")
+        assert all(i["num_threads"] == count for i in info)
+        yield
+
+
+@pytest.mark.library("numpy", "array-api-strict", "torch")
+def test_threads(backend, dtype):
+    """Several threads give the bits of one."""
+    # Large enough for a library to share the work out.
+    problem = make(dtype, (1000, 300, 10), 300)
+
+    def trained(count):
+        with threads(backend, count):
+            return problem.train(backend, steps=2)
+
+    assert_same_bits(trained(2), trained(1))
+
+
+COMPILERS = pytest.mark.library("torch", "jax")
+
+
+@COMPILERS
+def test_compiled_products(backend, dtype):
+    """A compiler changes no bit of a product."""
+
+    def multiply(a, b):
+        return [Exact(products=p).matmul(a, b) for p in (1, 2, 3, 5)]
+
+    rng = np.random.default_rng(0)
+    a, b = (backend.asarray(rng.normal(size=s), dtype) for s in ((7, 64), (64, 3)))
+    assert_same_bits(backend.compile(multiply)(a, b), multiply(a, b))
+
+
+@COMPILERS
+@pytest.mark.parametrize(
+    ("sizes", "loss", "bias"), [((7, 3, 2), "squared_error", True), ((7, 2), "labels", False)]
+)
+def test_compiled_step(backend, dtype, sizes, loss, bias):
+    """Nor of a step."""
+    problem = make(dtype, sizes, 7, loss=loss, bias=bias)
+    step = functools.partial(kernels.step, **problem.named())
+    got, value = backend.compile(step)(*problem.on(backend))
+    desired, desired_value = step(*problem.on(backend))
+    assert_networks_identical(got, desired)
+    assert_identical(value, desired_value)
+
+
+# Products and sums.
+
+
+def integers(a):
+    """Convert numbers to integers of 2**-1074, exactly."""
+
+    def convert(x):
+        numerator, denominator = float(x).as_integer_ratio()
+        return numerator * (2**1074 // denominator)
+
+    return np.frompyfunc(convert, 1, 1)(a)
+
+
+def exact_product(a, b):
+    """Multiply matrices exactly, into integers of 2**-2148."""
+    return integers(a) @ integers(b)
+
+
+def errors(got, exact):
+    """The errors of `got`, as fractions."""
+    differences = np.abs(integers(got) * 2**1074 - exact)
+    return np.frompyfunc(lambda d: Fraction(d, 2**2148), 1, 1)(differences)
+
+
+def half_ulp(a):
+    return np.spacing(np.abs(a)).astype(np.float64) / 2
+
+
+def spread(rng, shape, low, high):
+    return 10.0 ** rng.uniform(low, high, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+def halves(rng, shape, digits):
+    """Odd multiples of all small powers of two: half way between two multiples of any unit."""
+    return (2 * rng.integers(0, 8, shape) + 1) * 2.0 ** -rng.integers(4, digits, shape)
+
+
+def powers(rng, shape, epsilon):
+    """Powers of two and their neighbours, and the largest numbers below a power."""
+    near = [1.0, 1.0 + epsilon, 1.0 - epsilon / 2, 2.0 - epsilon, 0.5, 0.5 - epsilon / 4]
+    return rng.choice(near, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+def cancelling(a, b):
+    """Make the second half of each sum the negative of the first, but for one ulp in column 0."""
+    h = a.shape[1] // 2
+    a[:, h : 2 * h], b[h : 2 * h] = -a[:, :h], b[:h]
+    a[:, 2 * h :] = 0.0
+    if h:
+        b[0, 0] = np.nextafter(b[0, 0], b.dtype.type(np.inf))
+    return a, b
+
+
+HARD = (
+    "normal",
+    "rows by e",
+    "rows by 1e30",
+    "cancelling",
+    "one huge",
+    "halves",
+    "powers",
+    "largest",
+    "alternating",
+    "wide",
+    "tiny",
+)
+
+
+@functools.cache
+def hard(kind, dtype, k, n=3):
+    """Make matrices (n, k), (k, n) that are hard to multiply, with the exact product."""
+    rng = np.random.default_rng(k)
+    left, right = (n, k), (k, n)
+    a, b = rng.normal(size=left), rng.normal(size=right)
+    limits = np.finfo(dtype)
+    scales = np.resize([-1.0, 0.0, 1.0], n)
+    if kind == "rows by e":
+        a, b = a * np.exp(9 * scales)[:, None], b * np.exp(9 * scales)
+    elif kind == "rows by 1e30":
+        a = a * (10.0 ** (30 * scales))[:, None]
+    elif kind == "one huge":
+        a[0, 0] = b[-1, -1] = {"float32": 1e15, "float64": 1e100}[dtype]
+    elif kind == "halves":
+        a, b = halves(rng, left, limits.nmant), halves(rng, right, limits.nmant)
+    elif kind == "powers":
+        a, b = powers(rng, left, limits.eps), powers(rng, right, limits.eps)
+    elif kind in ("largest", "alternating"):
+        # The longest partial sums; a few others make the units of the slices count.
+        a = np.where(rng.random(left) < 0.1, a / 4, 2.0 - limits.eps)
+        b = np.where(rng.random(right) < 0.1, b / 4, 2.0 - limits.eps)
+        if kind == "alternating":
+            a = a * (-1.0) ** np.arange(k)
+    elif kind == "wide":
+        far = {"float32": 17, "float64": 150}[dtype]
+        a, b = spread(rng, left, -far, far), spread(rng, right, -far, far)
+    elif kind == "tiny":
+        low, high = {"float32": (-44, -36), "float64": (-165, -135)}[dtype]
+        a, b = spread(rng, left, low, high), spread(rng, right, low, high)
+        a[0, 0] = b[-1, -1] = 10.0**high
+    with np.errstate(under="ignore"):
+        a, b = a.astype(dtype), b.astype(dtype)
+    if kind == "cancelling":
+        a, b = cancelling(a, b)
+    return a, b, exact_product(a, b)
+
+
+def assert_within_bound(got, a, b, exact, numerics):
+    """Assert what the docstring of `Exact` says of every element."""
+    dtype = got.dtype.name
+    k = a.shape[1]
+    largest_a, largest_b = (Fraction(float(np.max(np.abs(m)))) for m in (a, b))
+    smallest = Fraction(SMALLEST[dtype])
+    bound = largest_a * largest_b * Fraction(numerics.error_bound(dtype, max(*a.shape, *b.shape)))
+    # What counts as zero.
+    bound += smallest * (largest_a + largest_b + smallest)
+    rounding = np.frompyfunc(Fraction, 1, 1)(half_ulp(got) + UNIT[dtype] / 2)
+    worst = np.max(errors(got, exact) / (k * bound + rounding))
+    assert worst <= 1, f"{float(worst)} times the bound"
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("k", [1, 2, 3, 64, 100, 1000])
+def test_error_of_a_product(asarray, dtype, k, products, kind):
+    """Every element is within the bound of the docstring."""
+    a, b, exact = hard(kind, dtype, k)
+    numerics = Exact(products=products)
+    got = numerics.matmul(asarray(a), asarray(b))
+    assert_alike(got, asarray(np.zeros((3, 3)), dtype))
+    assert_within_bound(fetch(got), a, b, exact, numerics)
+
+
+@pytest.mark.parametrize("k", [2, 64, 1000])
+def test_terms_that_cancel(asarray, dtype, k):
+    """What is exactly zero comes out as zero, and one unit in the last place is seen."""
+    a, b, exact = hard("cancelling", dtype, k)
+    got = fetch(EXACT.matmul(asarray(a), asarray(b)))
+    assert np.all(exact[:, 1:] == 0)
+    assert np.all(exact[:, 0] != 0)
+    np.testing.assert_array_equal(bits(got[:, 1:]), 0)
+
+
+@pytest.mark.parametrize("kind", ["normal", "halves", "powers", "largest", "alternating", "wide"])
+@pytest.mark.parametrize("products", [1, 2, 3, 5])
+@pytest.mark.parametrize("k", [1, 64, 100, 1024])
+def test_no_order_of_summation_can_round(asarray, dtype, k, products, kind):
+    """Every partial sum of a product of slices is a whole number of units below 2**53.
+
+    The unit is the greatest common divisor of all terms. So any way to cut k into parts gives the
+    same number, and the library's product is the exact one.
+    """
+    a, b, _ = hard(kind, dtype, k)
+    left = Exact(products=products).left(asarray(a)).slices
+    right = Exact(products=products).right(asarray(b)).slices
+    parts = np.array_split(np.random.default_rng(k).permutation(k), min(k, 2))
+    for s, t in itertools.product(left, right):
+        host_s, host_t = fetch(s), fetch(t)
+        exact_s, exact_t = integers(host_s), integers(host_t)
+        unit = max(1, math.gcd(*exact_s.flat)) * max(1, math.gcd(*exact_t.flat))
+        assert np.max(np.abs(exact_s) @ np.abs(exact_t)) <= 2**53 * unit
+        whole = exact_s @ exact_t
+        np.testing.assert_array_equal(integers(fetch(s @ t)) * 2**1074, whole)
+        sums = (asarray(host_s[:, part]) @ asarray(host_t[part]) for part in parts)
+        total = functools.reduce(operator.add, sums)
+        np.testing.assert_array_equal(integers(fetch(total)) * 2**1074, whole)
+
+
+@pytest.mark.parametrize("k", [64, 100, 512, 700, 1000])
+def test_error_compared_with_the_library(asarray, dtype, k):
+    """On normal numbers, no worse than the library's own product.
+
+    Compared are the norm of all errors of a product of shapes (16, k) and (k, 16), and the
+    largest of them.
+    """
+    a, b, exact = hard("normal", dtype, k, n=16)
+    ours, own = (
+        errors(fetch(numerics.matmul(asarray(a), asarray(b))), exact).astype(np.float64)
+        for numerics in (EXACT, kernels.NATIVE)
+    )
+    assert np.linalg.norm(ours) <= np.linalg.norm(own)
+    assert np.max(ours) <= np.max(own)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sum(asarray, dtype, axis, keepdims, products):
+    """Sums have the shape asked for, and the error of a product with ones."""
+    numerics = Exact(products=products)
+    for kind in ("normal", "rows by e", "cancelling", "largest", "wide", "tiny"):
+        a, _, _ = hard(kind, dtype, 64)
+        got = fetch(numerics.sum(asarray(a), axis=axis, keepdims=keepdims))
+        assert got.shape == np.sum(a, axis=axis, keepdims=keepdims).shape
+        assert got.dtype == dtype
+        ones = np.ones((1, a.shape[axis]), dtype)
+        left, right = (ones, a) if axis == 0 else (a, ones.T)
+        exact = exact_product(left, right)
+        assert_within_bound(np.reshape(got, exact.shape), left, right, exact, numerics)
+
+
+def test_order_of_a_sum(asarray, dtype):
+    a, _, _ = hard("normal", dtype, 1000)
+    order = np.random.default_rng(0).permutation(1000)
+    for moved, axis in ((a[:, order], 1), (a.T[order], 0)):
+        total = EXACT.sum(asarray(a), axis=1)
+        assert_identical(EXACT.sum(asarray(moved), axis=axis), total)
+
+
+# Preparation.
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_operands_prepared_once(asarray, dtype, products):
+    """A matrix is the same operand prepared or not, and transposed before or after."""
+    numerics = Exact(products=products)
+    a, b, _ = hard("normal", dtype, 64)
+    a, b = asarray(a), asarray(b)
+    desired = numerics.matmul(a, b)
+    left, right = numerics.left(a), numerics.right(b)
+    assert numerics.left(left) is left
+    assert numerics.right(right) is right
+    for x, y in ((left, b), (a, right), (left, right), (left, right)):
+        assert_identical(numerics.matmul(x, y), desired)
+    before, after = numerics.left(a.T), numerics.left(a).T
+    assert_identical(after.array, a.T)
+    assert_identical(after.top, before.top)
+    for s, t in zip(after.slices, before.slices, strict=True):
+        assert_identical(s, t)
+    assert_identical(numerics.matmul(after, a), numerics.matmul(a.T, a))
+    assert_identical(numerics.matmul(b.T, numerics.right(a).T), numerics.matmul(b.T, a.T))
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_slices_add_up(asarray, dtype, products):
+    """The slices of an operand leave at most what the error bound allows."""
+    numerics = Exact(products=products)
+    a, _, _ = hard("normal", dtype, 64)
+    largest = np.max(np.abs(a)).astype(np.float64)
+    for operand, signs in (
+        (numerics.left(asarray(a)), (1, -1, 1)),
+        (numerics.right(asarray(a)), (1, 1)),
+    ):
+        assert 2.0 ** math.floor(math.log2(largest)) == float(operand.top)
+        left = a.astype(np.float64)
+        for sign, s in zip(signs, operand.slices, strict=False):
+            left -= sign * fetch(s)
+        assert np.max(np.abs(left)) <= largest * numerics.error_bound(dtype, 64)
+
+
+# Element by element.
+
+
+def ordinary(dtype, seed=0):
+    """Normal numbers of all sizes whose sums and products are normal too, and small integers."""
+    rng = np.random.default_rng(seed)
+    far = {"float32": 8, "float64": 60}[dtype]
+    some = [rng.normal(size=100), spread(rng, 100, -far, far), powers(rng, 50, np.finfo(dtype).eps)]
+    return np.concatenate([*some, rng.integers(-9, 10, 50)]).astype(dtype)
+
+
+def fractions(a):
+    return [Fraction(float(x)) for x in np.ravel(a)]
+
+
+def ulp(x, dtype):
+    """A unit in the last place of a fraction that is not zero."""
+    exponent = math.frexp(x)[1] - 1
+    return Fraction(2) ** (exponent - np.finfo(dtype).nmant)
+
+
+SUMS = {"add": operator.add, "subtract": operator.sub}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_error_of_sums_and_differences(asarray, dtype, name):
+    """Rounded correctly, to even, also half way between two numbers and after cancellation."""
+    eps = np.finfo(dtype).eps
+    a, b = ordinary(dtype, 0), ordinary(dtype, 1)
+    ties = np.resize([1.0, 1.0 + eps, 1.0, -1.0 - eps], 300), np.resize([eps / 2, -eps / 4], 300)
+    pairs = [(a, b), (a, a), (a, -a), (a, a * (1.0 + 9 * eps)), (a, a * (-1.0 - 9 * eps)), ties]
+    a, b = (np.concatenate(column).astype(dtype) for column in zip(*pairs, strict=True))
+    got = fetch(getattr(EXACT, name)(asarray(a), asarray(b)))
+    for x, y, z, unit in zip(*map(fractions, (a, b, got, half_ulp(got))), strict=True):
+        assert abs(z - SUMS[name](x, y)) <= unit
+    np.testing.assert_array_equal(got, SUMS[name](a, b), strict=True)
+    assert not np.any(np.signbit(got[got == 0.0]))
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_broadcast_sums_and_differences(asarray, dtype, name):
+    """A bias is added to every row."""
+    a, b = ordinary(dtype, 0).reshape(50, 6), ordinary(dtype, 1)[:6]
+    got = getattr(EXACT, name)(asarray(a), asarray(b))
+    np.testing.assert_array_equal(fetch(got), SUMS[name](a, b), strict=True)
+
+
+def test_error_of_multiplication(asarray, dtype):
+    """Below 0.51 units in the last place, by a number, a column and an array."""
+    a, b = ordinary(dtype, 0).reshape(50, 6), ordinary(dtype, 1).reshape(50, 6)
+    factors = [0.1, -1e-6, 1 / 3, 3, 0.0, 1.0, 2.0**-20, b[:, :1], b]
+    for factor in factors:
+        scalar = isinstance(factor, int | float)
+        got = fetch(EXACT.multiply(asarray(a), factor if scalar else asarray(factor)))
+        wide = np.broadcast_to(factor, a.shape)
+        for x, y, z in zip(fractions(a), fractions(wide), fractions(got), strict=True):
+            exact = x * y
+            assert z == 0 if exact == 0 else abs(z - exact) < ulp(exact, dtype) * 51 / 100
+        assert not np.any(np.signbit(got[got == 0.0]))
+
+
+def test_products_too_small_are_zero(asarray, dtype):
+    """Of numbers that are subnormal, or whose product is, none is left to be flushed."""
+    tiny = np.finfo(dtype).tiny
+    a = np.asarray([tiny / 2, -tiny / 2, tiny, tiny * 1.5, -tiny, 1.0], dtype)
+    for factor in (1.0, 0.5, -0.25, 0.999):
+        got = fetch(EXACT.multiply(asarray(a), factor))
+        assert np.all((got == 0.0) | (np.abs(got) >= tiny))
+        assert not np.any(np.signbit(got[got == 0.0]))
+        assert np.all(got[:2] == 0.0)
+        assert got[-1] == np.dtype(dtype).type(factor)
+
+
+def test_quotients_are_rounded_correctly(asarray, dtype):
+    """Also those that lie close to the middle of two numbers."""
+    a, b = ordinary(dtype, 0), ordinary(dtype, 1)
+    near = (1.0 + np.arange(50) * np.finfo(dtype).eps).astype(dtype)
+    a, b = np.concatenate([a, near, near[::-1]]), np.concatenate([b, near[::-1], b[:50]])
+    b = np.where(b == 0.0, np.ones_like(b), b)
+    got = fetch(EXACT.divide(asarray(a), asarray(b)))
+    np.testing.assert_array_equal(bits(got), bits(a / b), strict=True)
+    for x, y, z, unit in zip(*map(fractions, (a, b, got, half_ulp(got))), strict=True):
+        assert abs(z - x / y) <= unit
+
+
+# Zeros, and what is empty.
+
+
+ZEROS = {
+    "matmul": lambda a, b: EXACT.matmul(a, b.T),
+    "sum over rows": lambda a, b: EXACT.sum(a + b, axis=0),
+    "sum over columns": lambda a, b: EXACT.sum(a + b, axis=1),
+    "add": EXACT.add,
+    "subtract": EXACT.subtract,
+    "multiply": EXACT.multiply,
+    "multiply by a number": lambda a, b: EXACT.multiply(a + b, -2.0),
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 3), (7, 7)])
+def test_no_zero_is_negative(asarray, dtype, name, shape):
+    """Zeros of any sign, and terms whose product or sum is a negative zero."""
+    signs = np.where(np.arange(math.prod(shape)).reshape(shape) % 2, -0.0, 0.0)
+    ones = np.ones(shape)
+    for a, b in itertools.product((signs, -signs, ones * 0.0, ones * -0.0), repeat=2):
+        got = fetch(ZEROS[name](asarray(a, dtype), asarray(b, dtype)))
+        np.testing.assert_array_equal(bits(got), 0)
+    if name in ("matmul", "multiply"):
+        # A relu's zero times a negative weight.
+        got = fetch(ZEROS[name](asarray(ones * 0.0, dtype), asarray(-ones, dtype)))
+        np.testing.assert_array_equal(bits(got), 0)
+    if name in SUMS:
+        other = ones if name == "add" else -ones
+        got = fetch(ZEROS[name](asarray(-ones, dtype), asarray(other, dtype)))
+        np.testing.assert_array_equal(bits(got), 0)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_rows_and_columns_of_zeros(asarray, dtype, products):
+    """They give zeros, and leave the other numbers as they are."""
+    numerics = Exact(products=products)
+    a, b, _ = hard("normal", dtype, 64)
+    whole = fetch(numerics.matmul(asarray(a), asarray(b)))
+    a, b = a.copy(), b.copy()
+    # Not those with the largest element, which sets the scale.
+    row, column = np.argmin(np.max(np.abs(a), axis=1)), np.argmin(np.max(np.abs(b), axis=0))
+    a[row], b[:, column] = -0.0, 0.0
+    got = fetch(numerics.matmul(asarray(a), asarray(b)))
+    whole[row], whole[:, column] = 0.0, 0.0
+    np.testing.assert_array_equal(bits(got), bits(whole))
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize(
+    "shape", [(2, 0, 3), (0, 2, 3), (2, 3, 0), (0, 0, 0), (0, 1, 0), (1, 0, 1)]
+)
+def test_empty_matrices(asarray, dtype, shape, products):
+    """No terms give zeros; no rows or columns give nothing."""
+    n, k, m = shape
+    numerics = Exact(products=products)
+    a, b = asarray(np.ones((n, k)), dtype), asarray(np.ones((k, m)), dtype)
+    assert_identical(numerics.matmul(a, b), asarray(np.full((n, m), float(k)), dtype))
+    assert_identical(numerics.sum(a, axis=0), asarray(np.full(k, float(n)), dtype))
+    assert_identical(
+        numerics.sum(a, axis=1, keepdims=True), asarray(np.full((n, 1), float(k)), dtype)
+    )
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_elementwise_operations_on_nothing(asarray, dtype, shape):
+    a = asarray(np.ones(shape), dtype)
+    for got in (EXACT.add(a, a), EXACT.subtract(a, a), EXACT.divide(a, a)):
+        assert_identical(got, a)
+    for got in (EXACT.multiply(a, 2.0), EXACT.multiply(a, a), EXACT.exp(a), EXACT.log(a)):
+        assert_identical(got, a)
+
+
+def test_batch_without_samples(backend, dtype):
+    """Gradients are zero, and so is the loss that is a sum."""
+    problem = make(dtype, (3, 2, 1), 0)
+    layers, x, y = problem.on(backend)
+    stepped, value = kernels.step(layers, x, y, **problem.named())
+    assert_networks_identical(stepped, layers)
+    assert_identical(value, backend.asarray(np.asarray(0.0), dtype))
+
+
+# What is not finite.
+
+
+@silent
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
+def test_product_with_what_is_not_finite(asarray, dtype, bad, products):
+    """No element that depends on it is finite, wherever it stands and whatever it meets."""
+    numerics = Exact(products=products)
+    rng = np.random.default_rng(0)
+    for n, k, m in ((3, 7, 2), (1, 1, 1), (64, 64, 64)):
+        a, b = rng.normal(size=(n, k)), rng.normal(size=(k, m))
+        # Zero times infinity is not zero.
+        a[:, 0] = b[0] = 0.0
+        for place in (0, -1):
+            spoilt_a, spoilt_b = a.copy(), b.copy()
+            spoilt_a[place, place] = spoilt_b[place, place] = bad
+            clean = asarray(a, dtype), asarray(b, dtype)
+            row = fetch(numerics.matmul(asarray(spoilt_a, dtype), clean[1]))[place]
+            column = fetch(numerics.matmul(clean[0], asarray(spoilt_b, dtype)))[:, place]
+            both = fetch(numerics.matmul(asarray(spoilt_a, dtype), asarray(spoilt_b, dtype)))
+            for dependent in (row, column, both[place], both[:, place]):
+                assert not np.any(np.isfinite(dependent))
+            for axis in (0, 1):
+                total = fetch(numerics.sum(asarray(spoilt_a, dtype), axis=axis))
+                assert not np.isfinite(total[place])
+
+
+@silent
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
+def test_elements_that_are_not_finite(asarray, dtype, bad):
+    """They stay so element by element, next to others that are not touched."""
+    a, b = np.asarray([1.0, bad, 2.0, bad]), np.asarray([2.0, 1.0, 4.0, 0.5])
+    for x, y in ((a, b), (b, a)):
+        for operation in (EXACT.add, EXACT.subtract, EXACT.multiply):
+            got = fetch(operation(asarray(x, dtype), asarray(y, dtype)))
+            np.testing.assert_array_equal(np.isfinite(got), [True, False, True, False])
+    got = fetch(EXACT.divide(asarray(a, dtype), asarray(b, dtype)))
+    np.testing.assert_array_equal(np.isfinite(got), [True, False, True, False])
+
+
+@silent
+@pytest.mark.parametrize("loss", ["squared_error", "probabilities"])
+@pytest.mark.parametrize("place", ["x", "first weight", "last weight", "last bias", "target"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=["nan", "inf"])
+def test_step_with_what_is_not_finite(backend, dtype, bad, place, loss):
+    """Neither the loss nor any array of the new network is all finite."""
+    problem = make(dtype, (7, 3, 2), 7, loss=loss)
+    (w, _), (last_w, last_b) = problem.layers
+    spoilt = {
+        "x": problem.x,
+        "first weight": w,
+        "last weight": last_w,
+        "last bias": last_b,
+        "target": problem.y,
+    }[place]
+    spoilt[(0,) * spoilt.ndim] = bad
+    layers, value = kernels.step(*problem.on(backend), **problem.named())
+    assert not math.isfinite(float(value))
+    for a in parameters(layers):
+        assert not np.all(np.isfinite(fetch(a)))
+
+
+@silent
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_overflow(asarray, dtype, products):
+    """A product or sum above the largest number is not finite, in any library."""
+    numerics = Exact(products=products)
+    largest = np.finfo(dtype).max
+    for a, b in (
+        ([[largest, largest]], [[1.0], [1.0]]),
+        ([[-largest, -largest]], [[1.0], [1.0]]),
+        ([[math.sqrt(largest) * 2]], [[math.sqrt(largest)]]),
+    ):
+        a, b = asarray(a, dtype), asarray(b, dtype)
+        assert not np.any(np.isfinite(fetch(numerics.matmul(a, b))))
+    total = numerics.sum(asarray([[largest], [largest]], dtype), axis=0)
+    assert not np.any(np.isfinite(fetch(total)))
+    a = asarray([largest], dtype)
+    for got in (
+        EXACT.add(a, a),
+        EXACT.subtract(a, -a),
+        EXACT.multiply(a, 2.0),
+        EXACT.multiply(a, a),
+    ):
+        assert not np.any(np.isfinite(fetch(got)))
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize("products", [0, 4, 6, -1, 2.5, "2"])
+def test_number_of_products(products):
+    with pytest.raises(
+        ValueError, match=f"expected products of 1, 2, 3, 5 or None, got {products}"
+    ):
+        Exact(products=products)
+
+
+def test_dimension_above_the_limit(asarray, dtype):
+    """The largest that is allowed leaves bits for every slice."""
+    a = asarray(np.ones((0, 2**24 + 1)), dtype)
+    message = "expected dimensions of at most 16777216 for exact numerics, got 16777217"
+    for operand in (a, a.T):
+        for prepare in (EXACT.left, EXACT.right):
+            with pytest.raises(ValueError, match=message):
+                prepare(operand)
+    with pytest.raises(ValueError, match=message):
+        EXACT.error_bound(dtype, 2**24 + 1)
+    allowed = asarray(np.ones((0, 2**24)), dtype)
+    assert EXACT.left(allowed).array is allowed
+    for products in PRODUCTS:
+        assert Exact(products=products).error_bound(dtype, 2**24) < 1e-2
+
+
+@pytest.mark.parametrize("wrong", ["int32", "int64", "bool", "complex64", "complex128"])
+def test_dtype_that_is_not_real_floating(asarray, wrong):
+    a = asarray(np.ones((2, 2)), wrong)
+    message = f"expected float32 or float64 for exact numerics, got .*{wrong}"
+    for prepare in (EXACT.left, EXACT.right):
+        with pytest.raises(TypeError, match=message):
+            prepare(a)
+    with pytest.raises(TypeError, match=message):
+        EXACT.matmul(a, a)
+    with pytest.raises(TypeError, match=message):
+        EXACT.sum(a, axis=0)
+
+
+@pytest.mark.library("jax")
+def test_jax_without_float64(backend):
+    code = """
+import jax.numpy as jnp
+import kernels
+ones = jnp.ones((1, 1))
+for operation in (kernels.EXACT.matmul, kernels.EXACT.multiply, kernels.EXACT.divide):
+    try:
+        print("no error:", operation(ones, ones))
+    except TypeError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"JAX_ENABLE_X64": "0"},
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert line.startswith("expected a library with float64 for exact numerics, got float32")
+        assert line.endswith("with JAX set JAX_ENABLE_X64=1")
