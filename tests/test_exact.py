@@ -357,6 +357,23 @@ def test_compiled_step(backend, dtype, sizes, loss, bias):
     assert_identical(value, desired_value)
 
 
+@COMPILERS
+def test_compiled_update(backend, dtype):
+    """Nor of an update, whose product and difference compilers like to fuse."""
+    rng = np.random.default_rng(0)
+
+    def network():
+        weight, bias = rng.normal(size=(64, 33)), rng.normal(size=33)
+        return (Layer(backend.asarray(weight, dtype), backend.asarray(bias, dtype)),)
+
+    def update(layers, gradients):
+        return kernels.update(layers, gradients, 0.1, numerics=EXACT)
+
+    layers, gradients = network(), network()
+    got = backend.compile(update)(layers, gradients)
+    assert_networks_identical(got, update(layers, gradients))
+
+
 # Products and sums.
 
 
