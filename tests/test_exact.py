@@ -176,19 +176,29 @@ class Texture(NamedTuple):
         return np.where(where, zero, b)
 
 
-def textures(far, subnormal):
+def textures(far):
     """From one end of the range to the other; `far` is its exponent of ten."""
     return strategies.builds(
         Texture,
         scale=strategies.sampled_from([0.0, 0.0, 0.0, -far / 3, far / 3, -far, far]),
-        spread=strategies.sampled_from([0.0, 0.0, min(4.0, far), far / 3]),
+        spread=strategies.sampled_from([0.0, 0.0, 4.0, far / 3]),
         zeros=strategies.sampled_from(["none", "none", "some", "rows", "columns", "all"]),
-        subnormal=strategies.booleans() if subnormal else strategies.just(False),
+        subnormal=strategies.booleans(),
     )
 
 
+# Within a factor of a hundred.
+MODEST = strategies.builds(
+    Texture,
+    scale=strategies.sampled_from([-1.0, 0.0, 1.0]),
+    spread=strategies.sampled_from([0.0, 1.0]),
+    zeros=strategies.just("none"),
+    subnormal=strategies.just(False),
+)
+
+
 @strategies.composite
-def problems(draw, dtype, far, subnormal):
+def problems(draw, dtype, texture):
     # Few widths, since JAX compiles every operation for every shape.
     widths = strategies.sampled_from([1, 7, 300])
     outputs = strategies.sampled_from([1, 7])
@@ -204,21 +214,21 @@ def problems(draw, dtype, far, subnormal):
     )
     rng = np.random.default_rng(draw(strategies.integers(0, 2**32 - 1)))
 
-    def texture(a):
-        return None if a is None else draw(textures(far, subnormal)).apply(a, rng)
+    def treat(a):
+        return None if a is None else draw(texture).apply(a, rng)
 
-    layers = tuple(Layer(*map(texture, layer)) for layer in problem.layers)
-    y = problem.y if problem.loss == "labels" else texture(problem.y)
+    layers = tuple(Layer(*map(treat, layer)) for layer in problem.layers)
+    y = problem.y if problem.loss == "labels" else treat(problem.y)
     # Probabilities are not negative.
     y = np.abs(y) if problem.loss == "probabilities" else y
-    return problem._replace(layers=layers, x=texture(problem.x), y=y)
+    return problem._replace(layers=layers, x=treat(problem.x), y=y)
 
 
 @silent
 @given(data=strategies.data())
 def test_training_gives_the_bits_of_numpy(backend, on_numpy, dtype, data):
     """Whatever the network and the numbers, also where they overflow."""
-    problem = data.draw(problems(dtype, FAR[dtype], subnormal=True))
+    problem = data.draw(problems(dtype, textures(FAR[dtype])))
     assert_same_numbers(problem.train(backend), problem.train(on_numpy))
 
 
@@ -240,7 +250,7 @@ def check_order(data, drawn, on_numpy):
 @given(data=strategies.data())
 def test_training_does_not_depend_on_an_order(on_numpy, dtype, data):
     """Of samples, features, hidden units or outputs."""
-    check_order(data, problems(dtype, 4.0, subnormal=False), on_numpy)
+    check_order(data, problems(dtype, MODEST), on_numpy)
 
 
 @pytest.mark.parametrize("n", [1, 7, 64, 5000])
