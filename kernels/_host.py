@@ -1,4 +1,4 @@
-"""Between arrays and the host's memory, without an array library."""
+"""Where arrays lie, and what they hold in the host's memory, without an array library."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def to_host(a: Array) -> array.array[float]:
     """Copy the elements of a float32 or float64 array, little-endian and in C order."""
     typecode = _TYPECODES[dtype_name(a)]
     flat: Any = array_namespace(a).reshape(a, (-1,))
-    try:
-        values: array.array[float] = array.array(typecode)
-        values.frombytes(memoryview(flat).cast("B"))
-    except (TypeError, ValueError, BufferError):
-        # The standard promises float() of each element; nearly every library has the shorter way.
-        items = flat.tolist() if hasattr(flat, "tolist") else (float(v) for v in _elements(flat))
-        values = array.array(typecode, items)
-    return _little_endian(values)
+    # The standard promises float() of each element; nearly every library has a shorter way.
+    for buffer in (lambda: flat, lambda: flat.__array__()):
+        try:
+            values: array.array[float] = array.array(typecode)
+            values.frombytes(memoryview(buffer()).cast("B"))
+            return _little_endian(values)
+        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
+            pass
+    items = flat.tolist() if hasattr(flat, "tolist") else (float(v) for v in _elements(flat))
+    return _little_endian(array.array(typecode, items))
 
 
 def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> Array:
@@ -42,8 +44,16 @@ def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> 
     xp = array_namespace(like)
     values: array.array[float] = array.array(_TYPECODES[dtype])
     values.frombytes(data)
-    a = xp.asarray(_little_endian(values), dtype=getattr(xp, dtype), device=device(like))
+    a = xp.asarray(_little_endian(values), dtype=getattr(xp, dtype), **placement(like))
     return cast(Array, xp.reshape(a, tuple(shape)))
+
+
+def placement(like: Array) -> dict[str, Any]:
+    """Make the argument `device` of a creation function; none if the library has no devices."""
+    try:
+        return {"device": device(like)}
+    except AttributeError:
+        return {}
 
 
 def _elements(flat: Array) -> Iterator[Array]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from ._checks import check_alike, check_array, check_samples, check_shape
+from ._host import placement
 from ._typing import Array
 from .numerics import NATIVE, Numerics
 
@@ -121,7 +122,7 @@ def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
         check_shape("target", target, tuple(logits.shape))
         return target
     check_shape("target", target, (logits.shape[0],))
-    classes = xp.arange(logits.shape[1], dtype=target.dtype, device=device(logits))
+    classes = xp.arange(logits.shape[1], dtype=target.dtype, **placement(logits))
     target = xp.reshape(target, (-1, 1))
     one_hot = xp.astype(target == classes, logits.dtype)
     valid = (target >= 0) & (target < logits.shape[1])

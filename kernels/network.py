@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from ._checks import (
     check_activations,
@@ -22,6 +22,7 @@ from ._checks import (
     check_learning_rate,
     to_integer,
 )
+from ._host import placement
 from ._typing import Array
 from .losses import squared_error
 from .numerics import NATIVE, Numerics
@@ -97,7 +98,7 @@ def init(
         draw = uniform((n_in, n_out), seed=seed, stream=i, like=like)
         # 2 * draw - 1 is exact, so the product is the only rounding.
         weight = (2.0 * draw - 1.0) * math.sqrt(6.0 / n_in)
-        zeros = xp.zeros((n_out,), dtype=like.dtype, device=device(like))
+        zeros = xp.zeros((n_out,), dtype=like.dtype, **placement(like))
         layers.append(Layer(weight, zeros if bias else None))
     return tuple(layers)
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, cast
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from ._checks import to_integer
+from ._host import placement
 from ._typing import Array
 
 __all__ = ["normal", "permutation", "threefry2x32", "uniform"]
@@ -61,7 +62,7 @@ def threefry2x32(
     second = _add(counter[1], _halves(schedule[1]))
     for number in range(1, _ROUNDS + 1):
         first = _add(first, second)
-        second = _xor(_rotate_left(second, _ROTATIONS[(number - 1) % 8]), first)
+        second = _xor(first, _rotate_left(second, _ROTATIONS[(number - 1) % 8]))
         if number % 4 == 0:
             injection = number // 4
             first = _add(first, _halves(schedule[injection % 3]))
@@ -163,7 +164,8 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
     """
     xp = array_namespace(like)
     (high, low), _ = _words(n, seed=seed, stream=stream, like=like)
-    return cast(Array, xp.argsort((high - 32768) * 65536 + low, stable=True))
+    # Stable is what the standard's argsort is unless told otherwise; not every library can be told.
+    return cast(Array, xp.argsort((high - 32768) * 65536 + low))
 
 
 def _words(n: int, *, seed: int, stream: int, like: Array) -> tuple[tuple[Any, Any], ...]:
@@ -176,7 +178,7 @@ def _words(n: int, *, seed: int, stream: int, like: Array) -> tuple[tuple[Any, A
     if not 0 <= n < 2**31:
         raise ValueError(f"expected fewer than 2**31 counters, got {n}")
     xp = array_namespace(like)
-    index = xp.arange(n, dtype=xp.int32, device=device(like))
+    index = xp.arange(n, dtype=xp.int32, **placement(like))
     return threefry2x32(
         (seed & 0xFFFFFFFF, seed >> 32), ((index >> 16, index & _MASK), _halves(stream))
     )

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from typing import Any, cast
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
+from .._host import placement
 from .._typing import Array
 
 _BITS = 60
@@ -142,6 +143,6 @@ def _to_float(a: Array, xp: Any) -> Array:
 
 
 def _look_up(table: Sequence[float], index: Array, dtype: Any, xp: Any) -> Array:
-    values = xp.asarray(table, dtype=dtype, device=device(index))
+    values = xp.asarray(table, dtype=dtype, **placement(index))
     found = xp.take(values, xp.reshape(index, (-1,)), axis=0)
     return cast(Array, xp.reshape(found, index.shape))
