@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
+from .._host import placement
 from .._typing import Array
 from . import elementary
 
@@ -161,7 +162,7 @@ class Exact:
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
         xp = array_namespace(a)
-        ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, device=device(a))
+        ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, **placement(a))
         total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
@@ -289,7 +290,7 @@ def _top(a: Array, floor: float, xp: Any) -> Array:
     floating-point summation part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
     """
     if 0 in a.shape:
-        return cast(Array, xp.ones((), dtype=xp.float64, device=device(a)))
+        return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
     m = _float64(xp.max(xp.abs(a)), xp) + floor
     h = m * 0.5 + m * 2.0**-53
     return (h - (h - h * 2.0**-53)) * 2.0**53
