@@ -24,6 +24,7 @@ EXTRAS = {
     "cupy": "cupy",
     "jax:cpu": "jax",
     "jax:cuda": "jax-cuda",
+    "mlx": "mlx",
 }
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")

@@ -12,7 +12,16 @@ from ._backend import Backend, BackendUnavailable
 
 __all__ = ["Backend", "BackendUnavailable", "available", "get", "names"]
 
-_NAMES = ("numpy", "array-api-strict", "torch:cpu", "torch:cuda", "cupy", "jax:cpu", "jax:cuda")
+_NAMES = (
+    "numpy",
+    "array-api-strict",
+    "torch:cpu",
+    "torch:cuda",
+    "cupy",
+    "jax:cpu",
+    "jax:cuda",
+    "mlx",
+)
 
 _ENTRY_POINTS = "array_api_kernels.backends"
 

@@ -24,7 +24,8 @@ class Backend(NamedTuple):
     xp
         The array namespace.
     device
-        The device object, as the standard's `device=` arguments take it.
+        The device object, as the standard's `device=` arguments take it; None where a library has
+        no such arguments.
     devices
         Every device that this library has of this kind here, described for people.
     asarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 from array_api_compat import array_namespace, device
@@ -28,10 +28,11 @@ def to_host(a: Array) -> array.array[float]:
     typecode = _TYPECODES[dtype_name(a)]
     flat: Any = array_namespace(a).reshape(a, (-1,))
     # The standard promises float() of each element; nearly every library has a shorter way.
-    for buffer in (lambda: flat, lambda: flat.__array__()):
+    ways: tuple[Callable[[], Any], ...] = (lambda: flat, lambda: flat.__array__())
+    for way in ways:
         try:
             values: array.array[float] = array.array(typecode)
-            values.frombytes(memoryview(buffer()).cast("B"))
+            values.frombytes(memoryview(way()).cast("B"))
             return _little_endian(values)
         except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
             pass

@@ -127,13 +127,15 @@ def fit(
             layers, x, y, prepared, learning_rate=learning_rate, loss=loss, numerics=numerics
         )
 
+    evaluate = None
     if compile is not None:
         train_batch = compile(train_batch)
+        evaluate = None if batch_size is None else compile(lambda a: a)
     # The one input that never changes: all samples as one batch.
     prepared = numerics.left(x) if batch_size is None else None
     trained = tuple(layers)
     losses: list[Array] = []
-    for x_batch, y_batch in batches(x, y, total, batch_size, seed):
+    for x_batch, y_batch in batches(x, y, total, batch_size, seed, evaluate):
         trained, value = train_batch(trained, x_batch, y_batch, prepared)
         losses.append(value)
         if progress is not None:
@@ -181,9 +183,18 @@ def _positive(name: str, number: int) -> int:
 
 
 def batches(
-    x: Array, y: Array, steps: int, batch_size: int | None, seed: int
+    x: Array,
+    y: Array,
+    steps: int,
+    batch_size: int | None,
+    seed: int,
+    evaluate: Callable[[Array], Array] | None = None,
 ) -> Iterator[tuple[Array, Array]]:
-    """Make the batches of a `fit`, whose arguments these are."""
+    """Make the batches of a `fit`, whose arguments these are.
+
+    With `evaluate`, which returns what it is given, lazy libraries draw an epoch's order once
+    instead of once for each batch; a compiled function is one.
+    """
     if batch_size is None:
         for _ in range(steps):
             yield x, y
@@ -195,5 +206,7 @@ def batches(
         epoch, batch = divmod(i, in_epoch)
         if batch == 0:
             order = permutation(n, seed=seed, stream=_FIRST_EPOCH_STREAM + epoch, like=x)
+            if evaluate is not None:
+                order = evaluate(order)
         chosen = order[batch * batch_size : min((batch + 1) * batch_size, n)]
         yield xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)

@@ -9,9 +9,11 @@ os.environ["JAX_ENABLE_X64"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import re
 from pathlib import Path
 
 import _assert
+import _known
 import hypothesis
 import numpy as np
 import pytest
@@ -22,7 +24,14 @@ import backends
 hypothesis.settings.register_profile(
     "suite", max_examples=25, deadline=None, derandomize=True, database=None, print_blob=False
 )
+hypothesis.settings.register_profile(
+    "slow", hypothesis.settings.get_profile("suite"), max_examples=5
+)
 hypothesis.settings.load_profile("suite")
+
+# Libraries that take a millisecond or more for an operation, whatever its size: the tests draw
+# fewer examples for them, and train fewer steps where nothing compiles or evaluates each step.
+SLOW = ("cubed", "dask", "ndonnx")
 
 
 def pytest_addoption(parser):
@@ -55,6 +64,27 @@ def pytest_configure(config):
             backends.get(name)
         except (backends.BackendUnavailable, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from None
+    names = config.getoption("backend") or backends.available()
+    if not {library_of(name) for name in names}.isdisjoint(SLOW):
+        hypothesis.settings.load_profile("slow")
+
+
+def pytest_collection_modifyitems(items):
+    """Expect the failures that are known, and be told when one is gone."""
+    for item in items:
+        name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if name is None:
+            continue
+        for pattern, reason in _known.FAILURES.get(library_of(name), ()):
+            # The identifier of a test without the backend, as it is listed there.
+            identifier = re.sub(rf"-{name}\b|\b{name}-|\[{name}\]", "", item.name)
+            if re.fullmatch(pattern, identifier):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def library_of(name):
+    """Cut the device off a backend's name."""
+    return name.partition(":")[0]
 
 
 def pytest_sessionfinish(session):
@@ -79,7 +109,7 @@ def pytest_generate_tests(metafunc):
     names = metafunc.config.getoption("backend") or backends.names()
     marker = metafunc.definition.get_closest_marker("library")
     if marker is not None:
-        names = [name for name in names if name.partition(":")[0] in marker.args]
+        names = [name for name in names if library_of(name) in marker.args]
     if names:
         chosen = [pytest.param(name, marks=_unavailable(name), id=name) for name in names]
     else:
@@ -101,7 +131,7 @@ def backend(request):
     """The backend under test."""
     found = backends.get(request.param)
     _assert.FETCH[found.xp.__name__] = found.to_numpy
-    library = request.param.partition(":")[0]
+    library = library_of(request.param)
     if library == "array-api-strict":
         found.xp.set_array_api_strict_flags(
             boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
@@ -111,7 +141,18 @@ def backend(request):
 
         # On CUDA the default is TF32, with 11 bits in a float32 product.
         jax.config.update("jax_default_matmul_precision", "highest")
+    elif library == "dask":
+        import dask
+
+        # Threads cost more than the small tasks of the tests.
+        dask.config.set(scheduler="synchronous")
     return found
+
+
+@pytest.fixture(scope="session")
+def slow(backend):
+    """Whether the backend under test is one of the slow libraries."""
+    return library_of(backend.name) in SLOW
 
 
 @pytest.fixture(scope="session")

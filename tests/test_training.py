@@ -235,7 +235,7 @@ def test_what_was_given_is_unchanged(asarray, dtype, batch_size):
 
 
 @float32
-def test_compile_is_given_one_function_and_its_result_is_used(asarray, dtype):
+def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
     layers, x, y = data(asarray, dtype)
     compiled, called = [], []
 
@@ -248,11 +248,15 @@ def test_compile_is_given_one_function_and_its_result_is_used(asarray, dtype):
 
         return counted
 
-    for arguments, calls in (({"steps": 3}, 3), ({"epochs": 2, "batch_size": 4}, 4)):
+    # With batches also the identity, once for each epoch's order.
+    for arguments, functions, calls in (
+        ({"steps": 3}, 1, 3),
+        ({"epochs": 2, "batch_size": 4}, 2, 4 + 2),
+    ):
         compiled.clear()
         called.clear()
         fit = kernels.fit(layers, x, y, learning_rate=0.01, compile=identity, **arguments)
-        assert len(compiled) == 1
+        assert len(compiled) == functions
         assert len(called) == calls
         plain = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
         assert_networks_identical(fit.layers, plain.layers)

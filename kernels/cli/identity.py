@@ -114,10 +114,12 @@ def _trajectory(
             numerics=numerics,
         )
 
+    evaluate = None
     if compiled:
         train_batch = backend.compile(train_batch)
+        evaluate = None if problem.batch_size is None else backend.compile(lambda a: a)
     layers = problem.layers
     yield layers
-    for x, y in batches(problem.x, problem.y, CHECKPOINTS[-1], problem.batch_size, 0):
+    for x, y in batches(problem.x, problem.y, CHECKPOINTS[-1], problem.batch_size, 0, evaluate):
         layers, _ = train_batch(layers, x, y)
         yield layers

@@ -1,0 +1,45 @@
+"""MLX on the CPU, since its GPUs have no float64.
+
+It lacks `.device` of arrays and the `device` parameter of functions
+(https://github.com/data-apis/array-api-compat/issues/451, .../452); the kernel asks for neither
+where they are missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernels._typing import Array
+
+from ._backend import Backend, BackendUnavailable, no_devices
+
+
+def get(device: str | None) -> Backend:
+    no_devices("mlx", device)
+    try:
+        import mlx.core as xp
+        import numpy
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "MLX is not installed: pip install array-api-kernels[mlx]."
+        ) from None
+    xp.set_default_device(xp.cpu)
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        host = numpy.array(host, dtype=dtype)
+        # Left to itself it makes float32 of float64, and it calls bool bool_.
+        name = {"bool": "bool_"}.get(host.dtype.name, host.dtype.name)
+        a: Array = xp.array(host, dtype=getattr(xp, name))
+        return a
+
+    return Backend(
+        name="mlx",
+        version=xp.__version__,
+        xp=xp,
+        device=None,
+        devices=("cpu",),
+        asarray=asarray,
+        to_numpy=numpy.array,
+        synchronize=xp.synchronize,
+        compile=xp.compile,
+    )
