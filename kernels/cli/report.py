@@ -20,8 +20,11 @@ __all__ = [
     "Report",
     "as_json",
     "backends_table",
+    "duration",
+    "make_table",
     "milestones",
     "plot_losses",
+    "print_table",
     "report_table",
     "verify_table",
 ]
@@ -104,16 +107,16 @@ def as_json(report: Report) -> str:
 
 def report_table(console: Console, report: Report) -> None:
     """Print a report: the loss on its way, then what there is to know about the run."""
-    losses = _table("step", f"{report.loss_name} before it")
+    losses = make_table("step", f"{report.loss_name} before it")
     for step, loss in report.losses:
         losses.add_row(str(step), "not finite" if loss is None else f"{loss:.6g}")
-    _print(console, losses)
+    print_table(console, losses)
     console.print()
     # With labels this short a digest fits on a line of 80 characters.
-    facts = _table()
+    facts = make_table()
     for label, value in _facts(report):
         facts.add_row(label, value)
-    _print(console, facts)
+    print_table(console, facts)
 
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
@@ -131,8 +134,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if report.held_out is not None:
         yield "held out", _scores(report.held_out)
     first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
-    warm_up = f" after {first} in {_duration(report.warm_up_seconds)}" if report.warm_up else ""
-    yield "time per step", f"{_duration(report.seconds_per_step)}{warm_up}"
+    warm_up = f" after {first} in {duration(report.warm_up_seconds)}" if report.warm_up else ""
+    yield "time per step", f"{duration(report.seconds_per_step)}{warm_up}"
     yield "digest", report.digest
     for label, file in (("saved", report.saved), ("plot", report.plot)):
         if file is not None:
@@ -149,7 +152,14 @@ def _scores(held_out: dict[str, float]) -> str:
     return f"{', '.join(scores)} on {held_out['samples']:.0f} samples"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time with three digits.
+
+    Examples
+    --------
+    >>> duration(0.0012345)
+    '1.23 ms'
+    """
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -158,7 +168,7 @@ def _duration(seconds: float) -> str:
 
 def backends_table(console: Console, found: list[Found]) -> None:
     """Print what can run here, and below it why the rest cannot."""
-    table = _table("backend", "runs here", "version", "devices", "dtypes")
+    table = make_table("backend", "runs here", "version", "devices", "dtypes")
     for each in found:
         table.add_row(
             each.backend,
@@ -167,19 +177,19 @@ def backends_table(console: Console, found: list[Found]) -> None:
             "\n".join(each.devices),
             ", ".join(each.dtypes),
         )
-    _print(console, table)
+    print_table(console, table)
     notes = [(each.backend, note) for each in found for note in each.notes]
     if notes:
         console.print()
-        reasons = _table()
+        reasons = make_table()
         for backend, note in notes:
             reasons.add_row(backend, note)
-        _print(console, reasons)
+        print_table(console, reasons)
 
 
 def verify_table(console: Console, rows: Sequence[Verified]) -> None:
     """Print what was trained where, and whether the digests are those expected."""
-    table = _table(
+    table = make_table(
         "problem", "dtype", "backend", "device", "version", "mode", "per step", "digest", "result"
     )
     for row in rows:
@@ -190,11 +200,11 @@ def verify_table(console: Console, rows: Sequence[Verified]) -> None:
             row.device,
             row.version,
             "compiled" if row.compiled else "eager",
-            "" if row.seconds_per_step is None else _duration(row.seconds_per_step),
+            "" if row.seconds_per_step is None else duration(row.seconds_per_step),
             "" if row.digest is None else row.digest[:12],
             row.result,
         )
-    _print(console, table)
+    print_table(console, table)
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:
@@ -233,7 +243,8 @@ def plot_losses(path: Path, losses: Any, *, title: str, loss_name: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _print(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
+    """Print a table without spaces at the ends of lines."""
     with console.capture() as captured:
         console.print(table)
     # Rich pads every cell to the width of its column.
@@ -241,7 +252,8 @@ def _print(console: Console, table: Table) -> None:
         console.out(line.rstrip(), highlight=False)
 
 
-def _table(*headers: str) -> Table:
+def make_table(*headers: str) -> Table:
+    """Make an empty table with these headers, or one of labels and texts."""
     table = Table(
         *headers, box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2, 0, 0)
     )

@@ -1,0 +1,90 @@
+"""What `bench` trains: networks and data of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .. import random
+from .._typing import Array
+from ..losses import squared_error
+from ..network import init
+from .problems import Problem, digits, tutorial
+
+__all__ = ["CASES", "Case", "generated", "sizes_of"]
+
+AsArray = Callable[..., Array]
+
+
+class Case(NamedTuple):
+    """A problem to time, and how many steps of it are one measurement.
+
+    Attributes
+    ----------
+    make
+        (asarray, dtype) -> Problem: the problem on a backend whose function `asarray` is.
+    steps
+        Enough for what happens once in a run not to count.
+    """
+
+    make: Callable[[AsArray, str], Problem]
+    steps: int
+
+
+def generated(
+    name: str, batch: int, sizes: Sequence[int], *, like: Array, learning_rate: float = 1e-7
+) -> Problem:
+    """Make a problem of standard normal data for a network without biases.
+
+    Parameters
+    ----------
+    name
+        As on the command line.
+    batch
+        The number of samples.
+    sizes
+        Inputs, units of each hidden layer, outputs.
+    like
+        A float32 or float64 array that gives the namespace, dtype and device.
+    learning_rate
+        Of a summed squared error.
+    """
+    # The streams of the layers count up from 0.
+    x, y = (
+        random.normal((batch, size), seed=0, stream=len(sizes) + i, like=like)
+        for i, size in enumerate((sizes[0], sizes[-1]))
+    )
+    return Problem(
+        name=name,
+        x=x,
+        y=y,
+        layers=init(sizes, like=like, bias=False),
+        loss=squared_error,
+        learning_rate=learning_rate,
+        steps=None,
+        epochs=None,
+        batch_size=None,
+        held_out=None,
+    )
+
+
+def sizes_of(problem: Problem) -> tuple[int, ...]:
+    """List inputs, units of each hidden layer and outputs."""
+    shapes = [layer.weight.shape for layer in problem.layers]
+    return (shapes[0][0], *(n_out for _, n_out in shapes))
+
+
+def _generated_case(name: str, batch: int, sizes: Sequence[int], steps: int) -> Case:
+    def make(asarray: AsArray, dtype: str) -> Problem:
+        return generated(name, batch, sizes, like=asarray([0.0], dtype))
+
+    return Case(make, steps)
+
+
+CASES = {
+    "tutorial": Case(lambda asarray, dtype: tutorial(like=asarray([0.0], dtype)), 30),
+    "wide": _generated_case("wide", 1024, (1024, 1024, 1024, 128), 5),
+    "deep": _generated_case("deep", 256, (512,) * 7 + (10,), 10),
+    # Two epochs of 23 batches, the last of which is smaller.
+    "digits": Case(lambda asarray, dtype: digits(asarray=asarray, dtype=dtype), 46),
+}

@@ -1,0 +1,204 @@
+"""How the time of a step grows with the batch, the width and the depth of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+from backends import Backend
+
+from ..training import fit
+from .cases import generated
+from .common import NUMERICS
+from .machine import memory_bytes
+from .timing import interleave, timed
+
+__all__ = ["EXPECTED", "Growth", "Point", "estimate_bytes", "exponent", "grow"]
+
+# The power of each size that the arithmetic of a step grows with.
+EXPECTED = {"batch": 1, "width": 2, "depth": 1}
+
+_BASE = {"batch": 256, "width": 512, "depth": 2}
+_START = {"batch": 32, "width": 64, "depth": 1}
+
+_STEPS, _ROUNDS = 2, 3
+
+
+class Point(NamedTuple):
+    """The seconds per step at one size, and the memory estimated for it before it was tried."""
+
+    size: int
+    seconds: float
+    estimated_bytes: int
+
+
+class Growth(NamedTuple):
+    """How the time per step grows with one size.
+
+    Attributes
+    ----------
+    varied
+        "batch", "width" (inputs, units of every hidden layer, outputs) or "depth" (layers).
+    fixed
+        The two other sizes.
+    backend, dtype, numerics, compiled
+        What was timed.
+    points
+        By size.
+    exponent, expected
+        That of a power law through the larger half of the points, and that of the arithmetic.
+    stopped
+        Why there are no larger sizes.
+    """
+
+    varied: str
+    fixed: dict[str, int]
+    backend: str
+    dtype: str
+    numerics: str
+    compiled: bool
+    points: list[Point]
+    exponent: float | None
+    expected: int
+    stopped: str
+
+
+def grow(
+    varied: str,
+    place: Backend,
+    dtype: str,
+    *,
+    numerics: Sequence[str],
+    compiled: bool,
+    seconds: float,
+    memory_fraction: float,
+    largest: int | None,
+    progress: Callable[[str], object],
+) -> list[Growth]:
+    """Double one size until memory, the time for the series or the largest size is reached.
+
+    Parameters
+    ----------
+    varied
+        A key of `EXPECTED`.
+    place, dtype, numerics, compiled
+        What to time; all numerics are timed in turn at each size.
+    seconds
+        No size is begun that is expected to end later than this.
+    memory_fraction
+        Of the machine's memory, for the estimate of what a size takes.
+    largest
+        The largest size, if any.
+    progress
+        Called with a sentence before each size.
+    """
+    limit = (memory_bytes() or math.inf) * memory_fraction
+    points: dict[str, list[Point]] = {name: [] for name in numerics}
+    spent = last = 0.0
+    for size in _doubled(_START[varied]):
+        sizes = _BASE | {varied: size}
+        needed = {name: estimate_bytes(sizes, dtype, exact=name != "native") for name in numerics}
+        if largest is not None and size > largest:
+            stopped = f"{varied} {size} is over {largest}"
+        elif max(needed.values()) > limit:
+            stopped = (
+                f"{varied} {size} needs about {max(needed.values()) / 2**30:.1f} GiB of "
+                f"{limit / 2**30:.1f}"
+            )
+        elif points[numerics[0]] and spent + last * 2 ** EXPECTED[varied] > seconds:
+            stopped = f"{varied} {size} would take longer than {seconds:.0f} s in all"
+        else:
+            progress(f"{varied} {size}")
+            last, medians = timed(partial(_time, sizes, place, dtype, numerics, compiled))
+            spent += last
+            for name, per_step in zip(numerics, medians, strict=True):
+                points[name].append(Point(size, per_step, needed[name]))
+            continue
+        break
+    fixed = {name: size for name, size in _BASE.items() if name != varied}
+    return [
+        Growth(
+            varied,
+            fixed,
+            place.name,
+            dtype,
+            name,
+            compiled,
+            series,
+            exponent(series),
+            EXPECTED[varied],
+            stopped,
+        )
+        for name, series in points.items()
+    ]
+
+
+def estimate_bytes(sizes: dict[str, int], dtype: str, *, exact: bool) -> int:
+    """Estimate the most memory that a step takes, from above.
+
+    Three sets of weights (old, gradients, new) and of activations; with exact numerics also, in
+    float64, two slices of every weight and three of every activation, with those stacked, and a
+    few temporaries.
+    """
+    item = {"float32": 4, "float64": 8}[dtype]
+    one = sizes["width"] ** 2
+    weights, activations = sizes["depth"] * one, sizes["batch"] * sizes["width"] * sizes["depth"]
+    native = 3 * item * (weights + activations)
+    return native + 8 * (2 * weights + 6 * activations + 4 * one) if exact else native
+
+
+def exponent(points: Sequence[Point]) -> float | None:
+    """Fit a power law to the larger half of the points; None if that is fewer than two.
+
+    Examples
+    --------
+    >>> round(exponent([Point(n, 3e-9 * n**2, 0) for n in (1, 2, 4, 8)]), 6)
+    2.0
+    """
+    import numpy as np
+
+    half = points[len(points) // 2 :]
+    if len(half) < 2:
+        return None
+    x, y = (np.log([each[i] for each in half]) for i in (0, 1))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def _doubled(size: int) -> Iterator[int]:
+    while True:
+        yield size
+        size *= 2
+
+
+def _time(
+    sizes: dict[str, int], place: Backend, dtype: str, numerics: Sequence[str], compiled: bool
+) -> list[float]:
+    """Time one size with all numerics, interleaved; return the medians of seconds per step."""
+    network = (sizes["width"],) * (sizes["depth"] + 1)
+    like = place.asarray([0.0], dtype)
+    # So small a rate that no size diverges: infinities and NaN can take another time.
+    problem = generated("growth", sizes["batch"], network, like=like, learning_rate=1e-12)
+
+    def program(name: str) -> Callable[[], Any]:
+        def run() -> None:
+            fit(
+                problem.layers,
+                problem.x,
+                problem.y,
+                learning_rate=problem.learning_rate,
+                steps=_STEPS,
+                loss=problem.loss,
+                numerics=NUMERICS[name],
+                compile=place.compile if compiled else None,
+            )
+            place.synchronize()
+
+        return run
+
+    programs = [program(name) for name in numerics]
+    for run in programs:
+        run()
+    return [median(rounds) / _STEPS for rounds in interleave(programs, _ROUNDS)]

@@ -1,0 +1,346 @@
+"""What the kernel is compared with: the same training, as the users of other programs write it.
+
+Each function takes a problem in NumPy arrays and a backend of its library, and returns a function
+that trains from the problem's initial weights for a number of steps and returns the losses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from backends import Backend
+
+from ..losses import softmax_cross_entropy, squared_error
+from ..network import Loss, forward
+from ..training import batches
+from .cases import sizes_of
+from .problems import Problem
+
+__all__ = ["NUMPY_LOOP", "PEERS", "Peer", "Train", "matrix_products"]
+
+Train = Callable[[int], Any]
+
+
+class Peer(NamedTuple):
+    """A program to compare with.
+
+    Attributes
+    ----------
+    name
+        For people.
+    module
+        What has to be importable.
+    library
+        That of the backends it is compared on; None is any one.
+    make
+        (problem, backend) -> train.
+    losses, dtypes
+        What it can train.
+    biases
+        Whether its layers have biases that are trained even if the problem's have none.
+    """
+
+    name: str
+    module: str
+    library: str | None
+    make: Callable[[Problem, Backend], Train]
+    losses: tuple[Loss, ...] = (squared_error, softmax_cross_entropy)
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    biases: bool = False
+
+
+def matrix_products(problem: Problem) -> Train:
+    """Make a function that does the network's matrix products and nothing else.
+
+    It works on the library of the problem's arrays and returns the products of the last step.
+    """
+    n = problem.x.shape[0] if problem.batch_size is None else problem.batch_size
+    weights = [layer.weight for layer in problem.layers]
+    activations = forward(problem.layers, problem.x[:n, :])
+    inputs, gradients = activations[:-1], activations[1:]
+
+    def train(steps: int) -> Any:
+        for _ in range(steps):
+            products = [a @ w for a, w in zip(inputs, weights, strict=True)]
+            for i in reversed(range(len(weights))):
+                products.append(inputs[i].T @ gradients[i])
+                if i > 0:
+                    products.append(gradients[i] @ weights[i].T)
+        return products
+
+    return train
+
+
+def _numpy_loop(problem: Problem, place: Backend) -> Train:
+    """Train as the NumPy program of "Learning PyTorch with examples", with any number of layers."""
+    import numpy as np
+
+    x, y = place.to_numpy(problem.x), place.to_numpy(problem.y)
+
+    def train(steps: int) -> Any:
+        ws = [place.to_numpy(layer.weight) for layer in problem.layers]
+        losses = []
+        for _ in range(steps):
+            hs, inputs = [], [x]
+            for w in ws[:-1]:
+                hs.append(inputs[-1].dot(w))
+                inputs.append(np.maximum(hs[-1], 0))
+            y_pred = inputs[-1].dot(ws[-1])
+            losses.append(np.square(y_pred - y).sum())
+            grad = 2.0 * (y_pred - y)
+            grad_ws = [inputs[-1].T.dot(grad)]
+            for i in reversed(range(len(hs))):
+                grad = grad.dot(ws[i + 1].T).copy()
+                grad[hs[i] < 0] = 0
+                grad_ws.insert(0, inputs[i].T.dot(grad))
+            for w, grad_w in zip(ws, grad_ws, strict=True):
+                w -= problem.learning_rate * grad_w
+        return losses
+
+    return train
+
+
+def _torch_loop(problem: Problem, place: Backend) -> Train:
+    """Train as the tensor program of "Learning PyTorch with examples", with any number of layers."""
+    x: Any = place.asarray(problem.x)
+    y: Any = place.asarray(problem.y)
+    initial: Any = [place.asarray(layer.weight) for layer in problem.layers]
+
+    def train(steps: int) -> Any:
+        ws = [w.clone() for w in initial]
+        losses = []
+        for _ in range(steps):
+            hs, inputs = [], [x]
+            for w in ws[:-1]:
+                hs.append(inputs[-1].mm(w))
+                inputs.append(hs[-1].clamp(min=0))
+            y_pred = inputs[-1].mm(ws[-1])
+            losses.append((y_pred - y).pow(2).sum().item())
+            grad = 2.0 * (y_pred - y)
+            grad_ws = [inputs[-1].t().mm(grad)]
+            for i in reversed(range(len(hs))):
+                grad = grad.mm(ws[i + 1].t()).clone()
+                grad[hs[i] < 0] = 0
+                grad_ws.insert(0, inputs[i].t().mm(grad))
+            for w, grad_w in zip(ws, grad_ws, strict=True):
+                w -= problem.learning_rate * grad_w
+        return losses
+
+    return train
+
+
+def _torch_autograd(problem: Problem, place: Backend, *, compile: bool = False) -> Train:
+    """Train as most torch programs do: modules, autograd and an optimiser."""
+    import torch
+
+    order = _order(problem, place.asarray)
+    x, y = place.asarray(problem.x), place.asarray(problem.y)
+    modules: list[Any] = []
+    for weight, bias in problem.layers:
+        like = {"dtype": x.dtype, "device": place.device}
+        modules += [torch.nn.Linear(*weight.shape, bias=bias is not None, **like), torch.nn.ReLU()]
+    model, linear = torch.nn.Sequential(*modules[:-1]), modules[::2]
+    squared = problem.loss is squared_error
+    loss_fn = torch.nn.MSELoss(reduction="sum") if squared else torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
+
+    def step(x: Any, y: Any) -> Any:
+        loss = loss_fn(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    step = torch.compile(step) if compile else step
+
+    def train(steps: int) -> Any:
+        with torch.no_grad():
+            for layer, (weight, bias) in zip(linear, problem.layers, strict=True):
+                layer.weight.copy_(place.asarray(weight.T))
+                if bias is not None:
+                    layer.bias.copy_(place.asarray(bias))
+        return [step(x, y) for x, y in _batches(x, y, order, steps)]
+
+    return train
+
+
+def _torch_compiled(problem: Problem, place: Backend) -> Train:
+    return _torch_autograd(problem, place, compile=True)
+
+
+def _jax_grad(problem: Problem, place: Backend) -> Train:
+    """Train as most JAX programs do: the gradient of a loss, in a step compiled by jit."""
+    import jax
+    import jax.numpy as jnp
+
+    order = _order(problem, place.to_numpy)
+    # Batches are cut on the host, as JAX's examples do: indexing outside of jit is slow.
+    move = place.asarray if problem.batch_size is None else place.to_numpy
+    x, y = move(problem.x), move(problem.y)
+    initial = jax.tree.map(place.asarray, [tuple(layer) for layer in problem.layers])
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        for i, (weight, bias) in enumerate(params):
+            x = x @ weight if bias is None else x @ weight + bias
+            x = jax.nn.relu(x) if i < len(params) - 1 else x
+        if problem.loss is squared_error:
+            return jnp.sum((x - y) ** 2)
+        return -jnp.mean(jax.nn.log_softmax(x)[jnp.arange(len(y)), y])
+
+    def step(params: Any, x: Any, y: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        return jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, grads), value
+
+    step = jax.jit(step)
+
+    def train(steps: int) -> Any:
+        params, losses = initial, []
+        for x_batch, y_batch in _batches(x, y, order, steps):
+            params, value = step(params, x_batch, y_batch)
+            losses.append(value)
+        return losses
+
+    return train
+
+
+def _sklearn(problem: Problem, place: Backend) -> Train:
+    """Train by scikit-learn's partial_fit, one a step, without momentum, penalty and shuffling."""
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    order = _order(problem, place.to_numpy)
+    x: Any = problem.x
+    y: Any = problem.y
+    n = len(x) if problem.batch_size is None else problem.batch_size
+    squared = problem.loss is squared_error
+    # Its squared error is half the mean over samples and outputs, its gradient over samples.
+    scale = 2.0 * n if squared else 1.0
+    model = (MLPRegressor if squared else MLPClassifier)(
+        hidden_layer_sizes=sizes_of(problem)[1:-1],
+        solver="sgd",
+        alpha=0.0,
+        batch_size=n,
+        learning_rate_init=problem.learning_rate * scale,
+        momentum=0.0,
+        nesterovs_momentum=False,
+        shuffle=False,
+    )
+    arguments = {} if squared else {"classes": range(sizes_of(problem)[-1])}
+    model.partial_fit(x[:n], y[:n], **arguments)
+
+    def train(steps: int) -> Any:
+        for i, (weight, bias) in enumerate(problem.layers):
+            model.coefs_[i][:] = weight
+            model.intercepts_[i][:] = 0.0 if bias is None else bias
+        factor = scale * y.shape[1] if squared else 1.0
+        return [
+            model.set_params(batch_size=len(xb)).partial_fit(xb, yb).loss_ * factor
+            for xb, yb in _batches(x, y, order, steps)
+        ]
+
+    return train
+
+
+def _thinc(problem: Problem, place: Backend) -> Train:
+    """Train with the layers and the optimiser of thinc."""
+    from thinc.api import SGD, L2Distance, Linear, Relu, chain
+
+    x: Any = problem.x
+    y: Any = problem.y
+    kinds = [Relu] * (len(problem.layers) - 1) + [Linear]
+    layers = [
+        kind(nI=layer.weight.shape[0], nO=layer.weight.shape[1])
+        for kind, layer in zip(kinds, problem.layers, strict=True)
+    ]
+    model = chain(*layers).initialize()
+    # Its gradient is half that of the sum of squares.
+    optimizer = SGD(2.0 * problem.learning_rate, grad_clip=0.0, use_averages=False)
+    distance = L2Distance(normalize=False)
+
+    def train(steps: int) -> Any:
+        for own, layer in zip(layers, problem.layers, strict=True):
+            own.set_param("W", place.to_numpy(layer.weight.T))
+            own.set_param("b", place.to_numpy(layer.weight[0, :] * 0.0))
+        losses = []
+        for _ in range(steps):
+            prediction, backprop = model.begin_update(x)
+            gradient, loss = distance(prediction, y)
+            backprop(gradient)
+            model.finish_update(optimizer)
+            losses.append(loss)
+        return losses
+
+    return train
+
+
+def _keras(problem: Problem, place: Backend) -> Train:
+    """Train by train_on_batch of Keras, one a step, on the library of `place`."""
+    library = place.name.partition(":")[0]
+    os.environ.setdefault("KERAS_BACKEND", library if library in ("jax", "torch") else "tensorflow")
+    import keras
+
+    order = _order(problem, place.to_numpy)
+    *hidden, last = problem.layers
+    dense = [
+        keras.layers.Dense(weight.shape[1], activation=activation, use_bias=bias is not None)
+        for layers, activation in ((hidden, "relu"), ([last], None))
+        for weight, bias in layers
+    ]
+    model = keras.Sequential([keras.Input((problem.x.shape[1],)), *dense])
+    squared = problem.loss is squared_error
+    # Its squared error is a mean over outputs.
+    scale = problem.y.shape[1] if squared else 1
+    loss = (
+        keras.losses.MeanSquaredError(reduction="sum")
+        if squared
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.compile(optimizer=keras.optimizers.SGD(problem.learning_rate * scale), loss=loss)
+
+    def train(steps: int) -> Any:
+        for own, layer in zip(dense, problem.layers, strict=True):
+            own.set_weights([a for a in layer if a is not None])
+        losses = []
+        for x, y in _batches(problem.x, problem.y, order, steps):
+            # It returns the mean of the losses since the last reset.
+            model.reset_metrics()
+            losses.append(model.train_on_batch(x, y) * scale)
+        return losses
+
+    return train
+
+
+NUMPY_LOOP = Peer("tutorial's NumPy loop", "numpy", "numpy", _numpy_loop, (squared_error,))
+
+PEERS = (
+    NUMPY_LOOP,
+    Peer("tutorial's torch loop", "torch", "torch", _torch_loop, (squared_error,)),
+    Peer("torch autograd + SGD", "torch", "torch", _torch_autograd),
+    Peer("torch autograd + SGD, torch.compile", "torch", "torch", _torch_compiled),
+    Peer("JAX grad + jit", "jax", "jax", _jax_grad),
+    Peer("scikit-learn partial_fit", "sklearn", "numpy", _sklearn, biases=True),
+    Peer("thinc", "thinc", "numpy", _thinc, (squared_error,), ("float32",), biases=True),
+    Peer("Keras train_on_batch", "keras", None, _keras, dtypes=("float32",)),
+)
+
+
+def _order(problem: Problem, asarray: Callable[[Any], Any]) -> list[Any] | None:
+    """Make the indices of the batches of one epoch, in the order in which `fit` takes them."""
+    import numpy as np
+
+    if problem.batch_size is None:
+        return None
+    n = problem.x.shape[0]
+    index: Any = np.arange(n)
+    steps = -(-n // problem.batch_size)
+    return [asarray(chosen) for chosen, _ in batches(index, index, steps, problem.batch_size, 0)]
+
+
+def _batches(x: Any, y: Any, order: Sequence[Any] | None, steps: int) -> Iterator[tuple[Any, Any]]:
+    for i in range(steps):
+        if order is None:
+            yield x, y
+        else:
+            chosen = order[i % len(order)]
+            yield x[chosen], y[chosen]

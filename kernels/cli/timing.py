@@ -1,0 +1,115 @@
+"""Timing programs against each other: interleaved rounds, medians, and ratios within a round."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+__all__ = ["Spread", "interleave", "ratios", "rounds_for", "spread", "timed"]
+
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 100
+
+# Threads of the library that ran before wait for more work this long, and take the cores.
+_SETTLE_SECONDS = 0.005
+
+Program = Callable[[], Any]
+
+
+class Spread(NamedTuple):
+    """The median of measurements and the quartiles around it."""
+
+    median: float
+    q1: float
+    q3: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Take the median and the quartiles, linearly interpolated.
+
+    Examples
+    --------
+    >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
+    Spread(median=3.0, q1=2.0, q3=4.0)
+    """
+    import numpy as np
+
+    q1, median, q3 = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Spread(median, q1, q3)
+
+
+def ratios(seconds: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """Take the ratios of two programs round by round, and the spread of these.
+
+    Examples
+    --------
+    >>> ratios([1.0, 3.0, 6.0], [1.0, 2.0, 3.0])
+    Spread(median=1.5, q1=1.25, q3=1.75)
+    """
+    return spread([a / b for a, b in zip(seconds, baseline, strict=True)])
+
+
+def rounds_for(seconds: float, seconds_per_round: float) -> int:
+    """Choose how many rounds fit into a time, at least 5 and at most 100.
+
+    Examples
+    --------
+    >>> rounds_for(60.0, 2.0), rounds_for(60.0, 60.0)
+    (30, 5)
+    """
+    return min(max(int(seconds / seconds_per_round), _MIN_ROUNDS), _MAX_ROUNDS)
+
+
+def timed(program: Program) -> tuple[float, Any]:
+    """Run a program once; return the seconds it took and what it returned."""
+    started = time.perf_counter()
+    result = program()
+    return time.perf_counter() - started, result
+
+
+def interleave(
+    programs: Sequence[Program], rounds: int, progress: Callable[[int], object] = lambda _: None
+) -> list[list[float]]:
+    """Run every program once in each round, in an order that rotates from round to round.
+
+    Parameters
+    ----------
+    programs
+        Functions that return when their work is done.
+    rounds
+        How many.
+    progress
+        Called with the number of rounds done.
+
+    Returns
+    -------
+    The seconds of each program in each round.
+    """
+    seconds: list[list[float]] = [[] for _ in programs]
+    with _no_collection():
+        for number in range(rounds):
+            for i in range(len(programs)):
+                chosen = (i + number) % len(programs)
+                time.sleep(_SETTLE_SECONDS)
+                taken, _ = timed(programs[chosen])
+                seconds[chosen].append(taken)
+            gc.collect()
+            progress(number + 1)
+    return seconds
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage between rounds only, and only what is new: libraries hold many objects."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
