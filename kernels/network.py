@@ -138,8 +138,7 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
     """
     check_layers(layers)
     check_input(layers, x)
-    _, activations = _forward(layers, _prepare(layers, numerics), x, numerics.left(x), numerics)
-    return activations
+    return _forward(layers, x, x, numerics)
 
 
 def backward(
@@ -191,9 +190,7 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    inputs = [numerics.left(a) for a in activations[:-1]]
-    weights = _prepare(layers, numerics)
-    return _backward(layers, weights, inputs, activations, gradient, numerics)
+    return _backward(layers, activations, activations[0].T, gradient, numerics)
 
 
 def update(
@@ -297,67 +294,61 @@ def step(
     check_layers(layers)
     check_input(layers, x)
     check_learning_rate(learning_rate)
-    return train(
-        layers, x, y, numerics.left(x), learning_rate=learning_rate, loss=loss, numerics=numerics
-    )
+    return train(layers, x, y, (x, x.T), learning_rate=learning_rate, loss=loss, numerics=numerics)
 
 
 def train(
     layers: Sequence[Layer],
     x: Array,
     y: Array,
-    prepared: Any,
+    operands: tuple[Any, Any],
     *,
     learning_rate: float,
     loss: Loss,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
-    """Take one step as `step` does, unchecked, with `prepared` for numerics.left(x)."""
-    weights = _prepare(layers, numerics)
-    inputs, activations = _forward(layers, weights, x, prepared, numerics)
+    """Take one step as `step` does, unchecked; `operands` are x and x.T, prepared or not."""
+    forth, back = operands
+    activations = _forward(layers, x, forth, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.multiply(gradient, learning_rate)
-    gradients = _backward(layers, weights, inputs, activations, gradient, numerics)
+    gradients = _backward(layers, activations, back, gradient, numerics)
     return _subtract(layers, gradients, numerics), value
 
 
-def _prepare(layers: Sequence[Layer], numerics: Numerics) -> list[Any]:
-    return [numerics.right(layer.weight) for layer in layers]
-
-
 def _forward(
-    layers: Sequence[Layer], weights: Sequence[Any], x: Array, prepared: Any, numerics: Numerics
-) -> tuple[list[Any], tuple[Array, ...]]:
-    """Compute the inputs of every layer, prepared, and the activations."""
+    layers: Sequence[Layer], x: Array, operand: Any, numerics: Numerics
+) -> tuple[Array, ...]:
+    """Compute the activations; `operand` is x, prepared or not."""
     xp = array_namespace(x)
-    inputs, activations = [prepared], [x]
-    for i, (_, bias) in enumerate(layers):
-        a = numerics.matmul(inputs[i], weights[i])
+    activations = [x]
+    for i, (weight, bias) in enumerate(layers):
+        a = numerics.matmul(operand if i == 0 else activations[i], weight)
         if bias is not None:
             a = numerics.add(a, bias)
         if i < len(layers) - 1:
             # Unlike maximum(a, 0) this has one answer for -0 in every library, and keeps NaN.
             a = xp.where(a <= 0.0, xp.zeros_like(a), a)
-            inputs.append(numerics.left(a))
         activations.append(a)
-    return inputs, tuple(activations)
+    return tuple(activations)
 
 
 def _backward(
     layers: Sequence[Layer],
-    weights: Sequence[Any],
-    inputs: Sequence[Any],
     activations: Sequence[Array],
+    operand: Any,
     gradient: Array,
     numerics: Numerics,
 ) -> tuple[Layer, ...]:
+    """Compute the gradients; `operand` is activations[0].T, prepared or not."""
     xp = array_namespace(gradient)
     gradients: list[Layer] = []
     for i in reversed(range(len(layers))):
+        weight = numerics.matmul(operand if i == 0 else activations[i].T, gradient)
         bias = None if layers[i].bias is None else numerics.sum(gradient, axis=0)
-        gradients.append(Layer(numerics.matmul(inputs[i].T, gradient), bias))
+        gradients.append(Layer(weight, bias))
         if i > 0:
-            gradient = numerics.matmul(gradient, weights[i].T)
+            gradient = numerics.matmul(gradient, layers[i].weight.T)
             gradient = xp.where(activations[i] <= 0.0, xp.zeros_like(gradient), gradient)
     return tuple(reversed(gradients))
 

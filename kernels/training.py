@@ -119,12 +119,16 @@ def fit(
         check_labels(y, layers[-1].weight.shape[1])
 
     def train_batch(
-        layers: Sequence[Layer], x: Array, y: Array, prepared: Any
+        layers: Sequence[Layer], x: Array, y: Array, operands: tuple[Any, Any] | None
     ) -> tuple[tuple[Layer, ...], Array]:
-        if prepared is None:
-            prepared = numerics.left(x)
         return train(
-            layers, x, y, prepared, learning_rate=learning_rate, loss=loss, numerics=numerics
+            layers,
+            x,
+            y,
+            operands or (x, x.T),
+            learning_rate=learning_rate,
+            loss=loss,
+            numerics=numerics,
         )
 
     evaluate = None
@@ -132,11 +136,11 @@ def fit(
         train_batch = compile(train_batch)
         evaluate = None if batch_size is None else compile(lambda a: a)
     # The one input that never changes: all samples as one batch.
-    prepared = numerics.left(x) if batch_size is None else None
+    operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
     trained = tuple(layers)
     losses: list[Array] = []
     for x_batch, y_batch in batches(x, y, total, batch_size, seed, evaluate):
-        trained, value = train_batch(trained, x_batch, y_batch, prepared)
+        trained, value = train_batch(trained, x_batch, y_batch, operands)
         losses.append(value)
         if progress is not None:
             try:

@@ -26,6 +26,7 @@ from _assert import (
     fetch,
     parameters,
 )
+from array_api_compat import array_namespace
 from hypothesis import given, strategies
 from test_inputs import LAYOUTS
 
@@ -494,11 +495,18 @@ def assert_within_bound(got, a, b, exact, numerics):
     """Assert what the docstring of `Exact` says of every element."""
     dtype = got.dtype.name
     k = a.shape[1]
-    largest_a, largest_b = (Fraction(float(np.max(np.abs(m)))) for m in (a, b))
-    smallest = Fraction(SMALLEST[dtype])
-    bound = largest_a * largest_b * Fraction(numerics.error_bound(dtype, max(*a.shape, *b.shape)))
+    rows, columns = np.abs(a.astype(np.longdouble)), np.abs(b.astype(np.longdouble))
+    largest_a, largest_b = (Fraction(float(np.max(m))) for m in (rows, columns))
+    if len(numerics._scheme(dtype, k).pairs) == 1:
+        sizes = np.sqrt(np.sum(rows**2, axis=1)), np.max(np.sqrt(np.sum(columns**2, axis=0)))
+    else:
+        sizes = k * np.max(rows, axis=1), np.max(columns)
+    to_fraction = np.frompyfunc(lambda x: Fraction(*x.as_integer_ratio()), 1, 1)
+    bound = to_fraction(sizes[0][:, None]) * Fraction(*sizes[1].as_integer_ratio())
+    bound = bound * Fraction(numerics.error_bound(dtype, k)) / k
     # What counts as zero.
-    bound += smallest * (largest_a + largest_b + smallest)
+    smallest = Fraction(SMALLEST[dtype])
+    bound = bound + smallest * (largest_a + largest_b + smallest)
     rounding = np.frompyfunc(Fraction, 1, 1)(half_ulp(got) + UNIT[dtype] / 2)
     worst = np.max(errors(got, exact) / (k * bound + rounding))
     assert worst <= 1, f"{float(worst)} times the bound"
@@ -526,24 +534,32 @@ def test_terms_that_cancel(asarray, dtype, k):
     np.testing.assert_array_equal(bits(got[:, 1:]), 0)
 
 
+def cut(numerics, a, b):
+    """Cut the operands of a @ b."""
+    xp = array_namespace(a)
+    return numerics.left(a), numerics._cut(b, 1, xp)
+
+
 @pytest.mark.parametrize("kind", ["normal", "halves", "powers", "largest", "alternating", "wide"])
 @pytest.mark.parametrize("products", [1, 2, 3, 5])
 @pytest.mark.parametrize("k", [1, 64, 100, 1024])
 def test_no_order_of_summation_can_round(asarray, dtype, k, products, kind):
     """Every partial sum of a product of slices is a whole number of units below 2**53.
 
-    The unit is the greatest common divisor of all terms. So any way to cut k into parts gives the
-    same number, and the library's product is the exact one.
+    The unit is the greatest common divisor of all terms of a row. So any way to cut k into
+    parts gives the same number, and the library's product is the exact one.
     """
     a, b, _ = hard(kind, dtype, k)
-    left = Exact(products=products).left(asarray(a)).slices
-    right = Exact(products=products).right(asarray(b)).slices
+    left, right = (
+        operand.slices for operand in cut(Exact(products=products), asarray(a), asarray(b))
+    )
     parts = np.array_split(np.random.default_rng(k).permutation(k), min(k, 2))
     for s, t in itertools.product(left, right):
         host_s, host_t = fetch(s), fetch(t)
         exact_s, exact_t = integers(host_s), integers(host_t)
-        unit = max(1, math.gcd(*exact_s.flat)) * max(1, math.gcd(*exact_t.flat))
-        assert np.max(np.abs(exact_s) @ np.abs(exact_t)) <= 2**53 * unit
+        unit = math.gcd(*exact_t.flat)
+        for row in exact_s:
+            assert np.max(np.abs(row) @ np.abs(exact_t)) <= 2**53 * math.gcd(*row) * unit
         whole = exact_s @ exact_t
         np.testing.assert_array_equal(integers(fetch(s @ t)) * 2**1074, whole)
         sums = (asarray(host_s[:, part]) @ asarray(host_t[part]) for part in parts)
@@ -587,8 +603,8 @@ def test_sum(asarray, dtype, axis, keepdims, products):
 def test_order_of_a_sum(asarray, dtype):
     a, _, _ = hard("normal", dtype, 1000)
     order = np.random.default_rng(0).permutation(1000)
-    for moved, axis in ((a[:, order], 1), (a.T[order], 0)):
-        total = EXACT.sum(asarray(a), axis=1)
+    for moved, unmoved, axis in ((a[:, order], a, 1), (a.T[order], a.T, 0)):
+        total = EXACT.sum(asarray(unmoved), axis=axis)
         assert_identical(EXACT.sum(asarray(moved), axis=axis), total)
 
 
@@ -597,40 +613,36 @@ def test_order_of_a_sum(asarray, dtype):
 
 @pytest.mark.parametrize("products", PRODUCTS)
 def test_operands_prepared_once(asarray, dtype, products):
-    """A matrix is the same operand prepared or not, and transposed before or after."""
+    """A left operand gives the same product prepared or not."""
     numerics = Exact(products=products)
     a, b, _ = hard("normal", dtype, 64)
     a, b = asarray(a), asarray(b)
-    desired = numerics.matmul(a, b)
-    left, right = numerics.left(a), numerics.right(b)
-    assert numerics.left(left) is left
-    assert numerics.right(right) is right
-    for x, y in ((left, b), (a, right), (left, right), (left, right)):
-        assert_identical(numerics.matmul(x, y), desired)
-    before, after = numerics.left(a.T), numerics.left(a).T
-    assert_identical(after.array, a.T)
-    assert_identical(after.top, before.top)
-    for s, t in zip(after.slices, before.slices, strict=True):
-        assert_identical(s, t)
-    assert_identical(numerics.matmul(after, a), numerics.matmul(a.T, a))
-    assert_identical(numerics.matmul(b.T, numerics.right(a).T), numerics.matmul(b.T, a.T))
+    assert_identical(numerics.matmul(numerics.left(a), b), numerics.matmul(a, b))
+    assert_identical(numerics.matmul(numerics.left(b.T), a.T), numerics.matmul(b.T, a.T))
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
-def test_slices_add_up(asarray, dtype, products):
+@pytest.mark.parametrize("k", [1, 64, 1000])
+def test_slices_add_up(asarray, dtype, k, products):
     """The slices of an operand leave at most what the error bound allows."""
     numerics = Exact(products=products)
-    a, _, _ = hard("normal", dtype, 64)
-    largest = np.max(np.abs(a)).astype(np.float64)
-    for operand, signs in (
-        (numerics.left(asarray(a)), (1, -1, 1)),
-        (numerics.right(asarray(a)), (1, 1)),
+    a, b, _ = hard("normal", dtype, k)
+    one = len(numerics._scheme(dtype, k).pairs) == 1
+    for operand, host, axis, signs in zip(
+        cut(numerics, asarray(a), asarray(b)), (a, b), (1, 0), ((1, -1, 1), (1, 1)), strict=True
     ):
-        assert 2.0 ** math.floor(math.log2(largest)) == float(operand.top)
-        left = a.astype(np.float64)
+        scale = fetch(operand.scale)
+        assert scale.shape == ((3, 1) if axis == 1 else ())
+        np.testing.assert_array_equal(np.frexp(scale)[0], 0.5)
+        rest = host.astype(np.float64)
         for sign, s in zip(signs, operand.slices, strict=False):
-            left -= sign * fetch(s)
-        assert np.max(np.abs(left)) <= largest * numerics.error_bound(dtype, 64)
+            rest -= sign * fetch(s)
+        size = np.linalg.norm(host.astype(np.float64), axis=axis)
+        if not one:
+            size = math.sqrt(k) * np.max(np.abs(host).astype(np.float64), axis=axis)
+        size = size if axis == 1 else np.max(size)
+        left_out = np.linalg.norm(rest, axis=axis)
+        assert np.all(left_out <= size * numerics.error_bound(dtype, k))
 
 
 # Element by element.
@@ -706,6 +718,52 @@ def test_products_too_small_are_zero(asarray, dtype):
         assert got[-1] == np.dtype(dtype).type(factor)
 
 
+def test_large_factors(asarray, dtype):
+    """Up to the largest numbers, where halving a number must not overflow."""
+    largest = np.finfo(dtype).max / 4
+    a = np.asarray([largest, -largest / 3, 1.0], dtype)
+    for factor in (1.0, 0.75, -1 / 3, 1e-30):
+        got = fetch(EXACT.multiply(asarray(a), float(factor)))
+        for x, z in zip(fractions(a), fractions(got), strict=True):
+            exact = x * Fraction(float(factor))
+            if abs(exact) > np.finfo(dtype).tiny:
+                assert abs(z - exact) < ulp(exact, dtype) * 51 / 100
+    got = fetch(EXACT.multiply(asarray([0.5, 1.0], dtype), asarray(a[:2])))
+    np.testing.assert_array_equal(got, a[:2] * np.asarray([0.5, 1.0], dtype), strict=True)
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_small_numbers(asarray, dtype, name):
+    """Operands next to zero are rounded to multiples of UNIT; some above move by a unit, too.
+
+    None moves from 2**-78 (float32) and 2**-915 (float64) on.
+    """
+    digits, zone = (23, -78) if dtype == "float32" else (52, -915)
+    lowest = int(np.log2(UNIT[dtype])) - 1
+    rng = np.random.default_rng(0)
+    exponents = np.resize(np.arange(lowest, zone + 10), 5000)
+    a = (np.ldexp(rng.uniform(1, 2, 5000), exponents) * rng.choice([-1, 1], 5000)).astype(dtype)
+    got = fetch(getattr(EXACT, name)(asarray(a), asarray(np.zeros(5000), dtype)))
+    moved = np.abs(got.astype(np.longdouble) - a)
+    near = UNIT[dtype] * np.where(np.abs(a) < UNIT[dtype] * 2.0 ** (digits - 1), 0.5, 1.0)
+    far = np.abs(a) >= UNIT[dtype] * 2.0**digits
+    assert np.all(moved <= np.where(far, np.spacing(np.abs(a)), near))
+    assert np.all(moved[exponents >= zone] == 0)
+    halves_of_unit = got * 2.0**60 / (UNIT[dtype] * 2.0**59)
+    assert np.all(halves_of_unit == np.round(halves_of_unit))
+
+
+def test_quotients_too_small_are_zero(asarray, dtype):
+    """No operand or quotient is left to be flushed."""
+    tiny = np.finfo(dtype).tiny
+    numerators = np.asarray([tiny, tiny * 3, tiny / 2, -tiny * 3, 1.0, -tiny / 4], dtype)
+    denominators = np.asarray([2.0, 8.0, 2.0**-10, 5.0, 3.0, 0.5], dtype)
+    got = fetch(EXACT.divide(asarray(numerators), asarray(denominators)))
+    np.testing.assert_array_equal(got[[0, 1, 2, 3, 5]], 0.0)
+    assert got[4] == np.dtype(dtype).type(1.0) / denominators[4]
+    assert not np.any(np.signbit(got))
+
+
 def test_quotients_are_rounded_correctly(asarray, dtype):
     """Also those that lie close to the middle of two numbers."""
     a, b = ordinary(dtype, 0), ordinary(dtype, 1)
@@ -713,7 +771,8 @@ def test_quotients_are_rounded_correctly(asarray, dtype):
     a, b = np.concatenate([a, near, near[::-1]]), np.concatenate([b, near[::-1], b[:50]])
     b = np.where(b == 0.0, np.ones_like(b), b)
     got = fetch(EXACT.divide(asarray(a), asarray(b)))
-    np.testing.assert_array_equal(bits(got), bits(a / b), strict=True)
+    # Adding zero makes +0 of -0.
+    np.testing.assert_array_equal(bits(got), bits(a / b + np.zeros_like(a)), strict=True)
     for x, y, z, unit in zip(*map(fractions, (a, b, got, half_ulp(got))), strict=True):
         assert abs(z - x / y) <= unit
 
@@ -758,8 +817,9 @@ def test_rows_and_columns_of_zeros(asarray, dtype, products):
     a, b, _ = hard("normal", dtype, 64)
     whole = fetch(numerics.matmul(asarray(a), asarray(b)))
     a, b = a.copy(), b.copy()
-    # Not those with the largest element, which sets the scale.
-    row, column = np.argmin(np.max(np.abs(a), axis=1)), np.argmin(np.max(np.abs(b), axis=0))
+    # Not a column with the largest element or norm, which sets the scale.
+    row, scales = 1, (np.max(np.abs(b), axis=0), np.linalg.norm(b, axis=0))
+    (column, *_) = {0, 1, 2} - {int(np.argmax(scale)) for scale in scales}
     a[row], b[:, column] = -0.0, 0.0
     got = fetch(numerics.matmul(asarray(a), asarray(b)))
     whole[row], whole[:, column] = 0.0, 0.0
@@ -832,13 +892,14 @@ def test_product_with_what_is_not_finite(asarray, dtype, bad, products):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
 def test_elements_that_are_not_finite(asarray, dtype, bad):
     """They stay so element by element, next to others that are not touched."""
-    a, b = np.asarray([1.0, bad, 2.0, bad]), np.asarray([2.0, 1.0, 4.0, 0.5])
-    for x, y in ((a, b), (b, a)):
+    a, b = np.asarray([bad, 1.0, bad, 2.0]), np.asarray([1.0, 2.0, 0.5, 4.0])
+    for x, y in ((a, b), (b, a), (a[1:], b[1:]), (b[1:], a[1:])):
         for operation in (EXACT.add, EXACT.subtract, EXACT.multiply):
             got = fetch(operation(asarray(x, dtype), asarray(y, dtype)))
-            np.testing.assert_array_equal(np.isfinite(got), [True, False, True, False])
+            expected = np.isfinite(x) & np.isfinite(y)
+            np.testing.assert_array_equal(np.isfinite(got), expected)
     got = fetch(EXACT.divide(asarray(a, dtype), asarray(b, dtype)))
-    np.testing.assert_array_equal(np.isfinite(got), [True, False, True, False])
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(a))
 
 
 @silent
@@ -899,14 +960,13 @@ def test_number_of_products(products):
         Exact(products=products)
 
 
-def test_dimension_above_the_limit(asarray, dtype):
-    """The largest that is allowed leaves bits for every slice."""
+def test_terms_above_the_limit(asarray, dtype):
+    """The largest number of terms that is allowed leaves bits for every slice."""
     a = asarray(np.ones((0, 2**24 + 1)), dtype)
-    message = "expected dimensions of at most 16777216 for exact numerics, got 16777217"
-    for operand in (a, a.T):
-        for prepare in (EXACT.left, EXACT.right):
-            with pytest.raises(ValueError, match=message):
-                prepare(operand)
+    message = "expected sums of at most 16777216 terms for exact numerics, got 16777217"
+    for multiply in (lambda: EXACT.left(a), lambda: EXACT.matmul(a, a.T)):
+        with pytest.raises(ValueError, match=message):
+            multiply()
     with pytest.raises(ValueError, match=message):
         EXACT.error_bound(dtype, 2**24 + 1)
     allowed = asarray(np.ones((0, 2**24)), dtype)
@@ -919,9 +979,8 @@ def test_dimension_above_the_limit(asarray, dtype):
 def test_dtype_that_is_not_real_floating(asarray, wrong):
     a = asarray(np.ones((2, 2)), wrong)
     message = f"expected float32 or float64 for exact numerics, got .*{wrong}"
-    for prepare in (EXACT.left, EXACT.right):
-        with pytest.raises(TypeError, match=message):
-            prepare(a)
+    with pytest.raises(TypeError, match=message):
+        EXACT.left(a)
     with pytest.raises(TypeError, match=message):
         EXACT.matmul(a, a)
     with pytest.raises(TypeError, match=message):

@@ -103,7 +103,7 @@ def _numpy_loop(problem: Problem, place: Backend) -> Train:
 
 
 def _torch_loop(problem: Problem, place: Backend) -> Train:
-    """Train as the tensor program of "Learning PyTorch with examples", with any number of layers."""
+    """Train as the tutorial's program with tensors, with any number of layers."""
     x: Any = place.asarray(problem.x)
     y: Any = place.asarray(problem.y)
     initial: Any = [place.asarray(layer.weight) for layer in problem.layers]

@@ -19,15 +19,11 @@ class Numerics(Protocol):
     """The operations whose rounding depends on how a library implements them."""
 
     def left(self, a: Array) -> Any:
-        """Prepare a matrix for `matmul` as `a`, or as `a.T`, once for several products."""
+        """Prepare a matrix for `matmul` as `a`, once for several products."""
         ...
 
-    def right(self, b: Array) -> Any:
-        """Prepare a matrix for `matmul` as `b`, or as `b.T`, once for several products."""
-        ...
-
-    def matmul(self, a: Any, b: Any) -> Array:
-        """Multiply matrices, prepared or not, of shapes (n, k) and (k, m)."""
+    def matmul(self, a: Any, b: Array) -> Array:
+        """Multiply matrices of shapes (n, k), prepared or not, and (k, m)."""
         ...
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:

@@ -1,6 +1,6 @@
 """Arithmetic whose results are the same bits on every library, device, thread count and compiler.
 
-Each matrix is cut into slices of so few bits that every partial sum of a product of two slices is
+Each matrix is cut into one or more slices of so few bits that every partial sum of a product of two is
 a 53-bit integer times a power of two. Then no order of summation can round (Ozaki, Ogita, Oishi,
 Rump 2012), and the few roundings that remain are done one element at a time, in a fixed order.
 
@@ -26,6 +26,9 @@ from .._typing import Array
 from . import elementary
 
 _MAX_K = 2**24
+
+# Up to so many terms the error of one product is below that of a float32 sum.
+_MAX_K_OF_ONE = 1000
 
 
 class _Scheme(NamedTuple):
@@ -62,9 +65,8 @@ class Operand(NamedTuple):
     slices
         float64 arrays of shape (n, m), largest first, that add up to nearly the matrix, where the
         second of a left operand is negated.
-    top
-        A power of two, more than half the largest magnitude and not above it unless that is tiny;
-        a 0-d float64 array.
+    scale
+        Powers of two, one for each row of a left operand and one for a right operand.
     stack
         The slices one below the other, shape (slices * n, m), where one product with them all is
         faster than one with each; or None.
@@ -72,13 +74,8 @@ class Operand(NamedTuple):
 
     array: Array
     slices: tuple[Array, ...]
-    top: Array
+    scale: Array
     stack: Array | None = None
-
-    @property
-    def T(self) -> Operand:
-        """The operand transposed."""
-        return Operand(self.array.T, tuple(s.T for s in self.slices), self.top)
 
 
 @dataclass(frozen=True)
@@ -86,30 +83,32 @@ class Exact:
     """Numerics with the same bits everywhere, for float32 and float64 networks.
 
     A matrix product over k terms is computed as a fixed number of exact products of slices. With
-    B = 53 - ceil(log2 k) bits for a product, where k is the largest dimension of an operand, and
-    one power-of-two scale for each matrix:
+    B = 53 - 2 ceil(log4 k) bits for a product, and powers of two for scales, one for each row of
+    the left operand and one for the right operand:
 
-    ========  ===================  ========================  ===================
+    ========  ===================  ========================  =============================
     products  slices, left, right  bits of a left slice      used by default for
-    ========  ===================  ========================  ===================
-    1         1, 1                 floor(B / 2)
-    2         2, 1                 floor((B - 1) / 3)        float32
+    ========  ===================  ========================  =============================
+    1         1, 1                 floor(B / 2)              float32, k of at most 1000
+    2         2, 1                 floor((B - 1) / 3)        float32, k above that
     3         2, 2                 floor(B / 2)
     5         3, 2                 floor((2 B - 1) / 5)      float64
-    ========  ===================  ========================  ===================
+    ========  ===================  ========================  =============================
 
     A slice of the right operand has the rest of the B bits.
 
-    The error of an element of a @ b is at most k * max|a| * max|b| * `error_bound(dtype, k)`, plus
-    half a unit in the last place of the result. Underflow adds to that: elements of a float32
-    matrix below 2**-126, and of a float64 matrix below 2**-510, count as zero, and results are
-    rounded to multiples of 2**-125 and 2**-1020. If an operand holds infinity or NaN, or a sum of
-    |a| @ |b| overflows, the result is not finite.
+    The error of an element of a @ b is at most a unit in the last place of the result plus
+    `error_bound(dtype, k)` times, for one product, the Euclidean norm of its row of a and the
+    largest norm of a column of b; for more products, k times the largest magnitudes in its row of
+    a and in b. Underflow adds to that: elements of a float32 matrix below 2**-126, and of a float64
+    matrix below 2**-510, count as zero, and results are rounded to multiples of 2**-126 and
+    2**-1021 or twice that. If the row or b holds NaN, infinity or a float64 of 2**500 or more, or
+    a product overflows, the result is not finite.
 
     Parameters
     ----------
     products
-        1, 2, 3 or 5; None is 2 for float32 and 5 for float64.
+        1, 2, 3 or 5; None is 1 or 2 for float32 and 5 for float64.
 
     Raises
     ------
@@ -139,25 +138,22 @@ class Exact:
         if self.products not in (None, *_SCHEMES):
             raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {self.products}")
 
-    def left(self, a: Array | Operand) -> Operand:
-        """Cut the left operand of products; what is cut already is returned as it is."""
-        return a if isinstance(a, Operand) else self._cut(a, 0, array_namespace(a))
+    def left(self, a: Array) -> Operand:
+        """Cut the left operand of products."""
+        return self._cut(a, 0, array_namespace(a))
 
-    def right(self, b: Array | Operand) -> Operand:
-        """Cut the right operand of products; what is cut already is returned as it is."""
-        return b if isinstance(b, Operand) else self._cut(b, 1, array_namespace(b))
-
-    def matmul(self, a: Array | Operand, b: Array | Operand) -> Array:
+    def matmul(self, a: Array | Operand, b: Array) -> Array:
         """Multiply matrices of shapes (n, k) and (k, m); the result has the dtype of `a`."""
-        xp = array_namespace(a.array if isinstance(a, Operand) else a)
+        xp = array_namespace(b)
         left = a if isinstance(a, Operand) else self._cut(a, 0, xp)
-        right = b if isinstance(b, Operand) else self._cut(b, 1, xp)
-        products = _multiply_slices(left, right, self._scheme(_dtype_name(left.array, xp)).pairs)
+        right = self._cut(b, 1, xp)
+        pairs = self._scheme(_dtype_name(left.array, xp), left.array.shape[1]).pairs
+        products = _multiply_slices(left, right, pairs)
         total = next(products)
         for product in products:
             product -= total
             total = product
-        return _round(total, left.top, left.array.dtype, xp)
+        return _flush(xp.astype(total, left.array.dtype, copy=False), xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
@@ -168,20 +164,24 @@ class Exact:
 
     def add(self, a: Array, b: Array) -> Array:
         """Add, with subnormal numbers rounded away."""
-        return _flush(a) + _flush(b)
+        xp = array_namespace(a)
+        return _flush(a, xp) + _flush(b, xp)
 
     def subtract(self, a: Array, b: Array) -> Array:
         """Subtract, with subnormal numbers rounded away."""
-        return _flush(a) - _flush(b)
+        xp = array_namespace(a)
+        return _flush(a, xp) - _flush(b, xp)
 
     def multiply(self, a: Array, factor: Array | float) -> Array:
         """Multiply by a number or an array; the error is below 0.51 units in the last place."""
         return _multiply(a, factor)
 
     def divide(self, a: Array, b: Array) -> Array:
-        """Divide by an array of the same shape, rounded correctly."""
+        """Divide by an array of the same shape, rounded correctly; subnormal numbers are zero."""
         xp = array_namespace(a)
-        return cast(Array, xp.astype(_float64(a, xp) / _float64(b, xp), a.dtype))
+        tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-1021
+        quotient = _without(_float64(a, xp), tiny, xp) / _without(_float64(b, xp), tiny, xp)
+        return cast(Array, xp.astype(_without(quotient, tiny, xp), a.dtype))
 
     def exp(self, a: Array) -> Array:
         """Take the exponential of each element; see `elementary.exp` for the error."""
@@ -192,7 +192,7 @@ class Exact:
         return elementary.log(a)
 
     def error_bound(self, dtype: str, k: int) -> float:
-        """Bound the error of an element of a @ b, divided by k * max|a| * max|b|.
+        """Bound the error of an element of a @ b, relative to what the class says.
 
         The slices left out of each operand, and the products left out between them, besides the
         roundings of the sum of products.
@@ -202,16 +202,17 @@ class Exact:
         dtype
             "float32" or "float64".
         k
-            The largest dimension of the operands.
+            The number of terms.
 
         Examples
         --------
-        >>> Exact(products=1).error_bound("float32", 1000) < 2.0**-20
+        >>> Exact().error_bound("float32", 1000) < 2.0**-20
         True
         """
-        slices, pairs = self._scheme(dtype)
+        slices, pairs = self._scheme(dtype, k)
         bits = _bits(slices, k)
-        left, right = (2.0 ** -_kept(b, n) for b, n in zip(bits, slices, strict=True))
+        above = 1 + 2.0 ** (_half_bits(k) - 11) if pairs == ((0, 0),) else 1.0
+        left, right = (above * 2.0 ** -_kept(b, n) for b, n in zip(bits, slices, strict=True))
         dropped = sum(
             2.0 ** -(i * (bits[0] + 1) + j * (bits[1] + 1) - 2)
             for i in range(slices[0])
@@ -220,21 +221,25 @@ class Exact:
         )
         return left + right + left * right + dropped + len(pairs) * 2.0**-52
 
-    def _scheme(self, dtype: str) -> _Scheme:
-        return _SCHEMES[self.products or _DEFAULT[dtype]]
+    def _scheme(self, dtype: str, k: int) -> _Scheme:
+        if self.products is not None:
+            return _SCHEMES[self.products]
+        if dtype == "float64":
+            return _SCHEMES[5]
+        return _SCHEMES[1 if k <= _MAX_K_OF_ONE else 2]
 
     def _cut(self, a: Array, side: int, xp: Any) -> Operand:
-        name = _dtype_name(a, xp)
-        slices_of = self._scheme(name).slices
-        bits, count = _bits(slices_of, max(a.shape))[side], slices_of[side]
+        name, k = _dtype_name(a, xp), a.shape[1 - side]
+        slices_of = self._scheme(name, k).slices
+        bits, count = _bits(slices_of, k)[side], slices_of[side]
         # Half a unit of the last slice is then no less than what counts as zero.
-        top = _top(a, _TINY[name] * 2.0 ** _kept(bits, count), xp)
+        scale = _scale(a, side, count, _TINY[name] * 2.0 ** _kept(bits, count), xp)
         # astype makes a copy, which may be changed in place.
         rest = _float64(a, xp)
         slices = []
         for i in range(count):
             # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
-            shift = top * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
+            shift = scale * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
             last = i == count - 1
             if last:
                 rest += shift
@@ -246,10 +251,10 @@ class Exact:
                 rest -= cut
             slices.append(-cut if side == 0 and i == 1 else cut)
         if side == 1 or count == 1:
-            return Operand(a, tuple(slices), top)
+            return Operand(a, tuple(slices), scale)
         n = a.shape[0]
         stack = xp.concat(slices)
-        return Operand(a, tuple(stack[i * n : (i + 1) * n, :] for i in range(count)), top, stack)
+        return Operand(a, tuple(stack[i * n : (i + 1) * n, :] for i in range(count)), scale, stack)
 
 
 def _multiply_slices(
@@ -270,8 +275,8 @@ def _multiply_slices(
 def _bits(slices: tuple[int, int], k: int) -> tuple[int, int]:
     """Share the bits so that the slices of both operands keep equally many."""
     if k > _MAX_K:
-        raise ValueError(f"expected dimensions of at most {_MAX_K} for exact numerics, got {k}")
-    total = 53 - (max(k, 1) - 1).bit_length()
+        raise ValueError(f"expected sums of at most {_MAX_K} terms for exact numerics, got {k}")
+    total = 53 - 2 * _half_bits(k)
     n_left, n_right = slices
     left = (n_right * total + n_right - n_left) // (n_left + n_right)
     return left, total - left
@@ -282,16 +287,45 @@ def _kept(bits: int, count: int) -> int:
     return bits + (count - 1) * (bits + 1)
 
 
-def _top(a: Array, floor: float, xp: Any) -> Array:
-    """Find the power of two in (m / 2, m], where m is the largest magnitude in `a` plus `floor`.
+def _half_bits(k: int) -> int:
+    """Find the smallest integer h with sqrt(k) <= 2**h."""
+    return ((max(k, 1) - 1).bit_length() + 1) // 2
+
+
+def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
+    """Find a power of two in (s / 2, s], of each row of a left operand and of all a right one.
+
+    For one slice s = norm / 2**h + floor, where sqrt(k) <= 2**h and norm is a little above the
+    Euclidean norm, of the row, or of any column. Each number is first rounded to a multiple of a
+    unit that is at most 2**-12 of the largest, so that the squares, and their sums, are exact. For
+    more slices, which have bits to spare, s is the largest magnitude plus `floor`.
+    """
+    if 0 in a.shape:
+        return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
+    rows: dict[str, Any] = {"axis": 1, "keepdims": True} if side == 0 else {}
+    largest = _float64(xp.max(xp.abs(a), **rows), xp)
+    if count > 1:
+        return _power_of_two(largest + floor)
+    k = a.shape[1 - side]
+    h = _half_bits(k)
+    shift = largest * 2.0**40
+    squares = _float64(a, xp) + shift
+    squares -= shift
+    squares *= squares
+    ones = xp.ones((1, k), dtype=xp.float64, **placement(a))
+    # A product, since sums along the first axis are slow in several libraries.
+    norm = xp.sqrt(squares @ ones.T if side == 0 else xp.max(ones @ squares))
+    # Twice what rounding can have taken; the rest is for the rounding to slices.
+    return _power_of_two(norm * 2.0**-h + (largest * 2.0**-12 + floor))
+
+
+def _power_of_two(m: Array) -> Array:
+    """Find the power of two in (m / 2, m].
 
     Without frexp, which the standard lacks: with m / 2 + m / 2**53 rounded to h, the difference of
     h and the float64 below it is 2**-53 times that power (Rump, Ogita, Oishi 2008, "Accurate
     floating-point summation part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
     """
-    if 0 in a.shape:
-        return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
-    m = _float64(xp.max(xp.abs(a)), xp) + floor
     h = m * 0.5 + m * 2.0**-53
     return (h - (h - h * 2.0**-53)) * 2.0**53
 
@@ -313,51 +347,46 @@ def _float64(a: Array, xp: Any) -> Array:
     return a
 
 
-def _round(a: Array, seen: Array, dtype: Any, xp: Any) -> Array:
-    """Round float64 to `dtype`, with multiples of 2**-125 or 2**-1020 next to zero; -0 becomes +0.
-
-    `a` is changed in place. `seen` is any 0-d array: a number that compilers cannot know, too
-    small to matter.
-    """
-    unit = 2.0**-1020 if dtype == xp.float64 else 2.0**-125
-    shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**52 * unit
-    a += shift
-    a -= shift
-    return cast(Array, a if dtype == xp.float64 else xp.astype(a, dtype))
-
-
-def _flush(a: Array) -> Array:
+def _flush(a: Array, xp: Any) -> Array:
     """Round to multiples of 2**-125 (float32) or 2**-1020 (float64) next to zero; -0 becomes +0."""
     if 0 in a.shape:
         return a
-    xp = array_namespace(a)
     digits, unit = (52, 2.0**-1020) if a.dtype == xp.float64 else (23, 2.0**-125)
-    seen = xp.abs(a[(0,) * a.ndim])
-    shift = xp.minimum(seen, xp.full_like(seen, unit)) + 1.5 * 2.0**digits * unit
+    # A number that compilers cannot know, too small to matter.
+    seen, unknown = xp.abs(a[(0,) * a.ndim]), 0.25 * unit
+    seen = xp.where(seen < unknown, seen, xp.full_like(seen, unknown))
+    shift = seen + 1.5 * 2.0**digits * unit
     a = a + shift
     a -= shift
     return a
 
 
+def _without(a: Array, tiny: float, xp: Any) -> Array:
+    """Replace what is below `tiny` by +0."""
+    return cast(Array, xp.where(xp.abs(a) < tiny, xp.zeros_like(a), a))
+
+
 def _multiply(a: Array, factor: Any) -> Array:
-    """Multiply by a number, or by float64 numbers; what is below 2**-850 counts as zero."""
+    """Multiply by a number or an array; what is below 2**-126 or 2**-850 counts as zero."""
     if 0 in a.shape:
         return a
     xp = array_namespace(a)
-    x = _float64(a, xp)
     tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-850
-    x = xp.where(xp.abs(x) < tiny, xp.zeros_like(x), x)
+    x = _without(_float64(a, xp), tiny, xp)
+    if isinstance(factor, (int, float)):
+        factor = factor if abs(factor) >= 2.0**-850 else 0.0
+    else:
+        factor = _without(_float64(factor, xp), tiny, xp)
     # Halves of 26 bits (Dekker), so that the four products are exact.
     high, factor_high = _leading_half(x), _leading_half(factor)
     low, factor_low = x - high, factor - factor_high
     product = (high * factor_low + low * factor_high) + low * factor_low
     product = product + high * factor_high
-    # -0 becomes +0, and nothing is left to be subnormal.
-    product = xp.where(xp.abs(product) < tiny, xp.zeros_like(product), product)
-    return cast(Array, xp.astype(product, a.dtype))
+    return cast(Array, xp.astype(_without(product, tiny, xp), a.dtype))
 
 
 def _leading_half(a: Any) -> Any:
-    """Round to 26 bits (Veltkamp), with products by powers of two only."""
+    """Round to 26 bits (Veltkamp), with products by powers of two only and no overflow."""
+    a = a * 2.0**-28
     c = a * 2.0**27 + a
-    return c - (c - a)
+    return (c - (c - a)) * 2.0**28

@@ -17,9 +17,6 @@ class Native:
     def left(self, a: Array) -> Array:
         return a
 
-    def right(self, b: Array) -> Array:
-        return b
-
     def matmul(self, a: Array, b: Array) -> Array:
         return a @ b
 
