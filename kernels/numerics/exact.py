@@ -1,8 +1,9 @@
 """Arithmetic whose results are the same bits on every library, device, thread count and compiler.
 
-Each matrix is cut into one or more slices of so few bits that every partial sum of a product of two is
-a 53-bit integer times a power of two. Then no order of summation can round (Ozaki, Ogita, Oishi,
-Rump 2012), and the few roundings that remain are done one element at a time, in a fixed order.
+Each matrix is cut into slices, one or more, of so few bits that every partial sum of a product of
+two slices is a 53-bit integer times a power of two. Then no order of summation can round (Ozaki,
+Ogita, Oishi, Rump 2012), and the few roundings that remain are done one element at a time, in a
+fixed order.
 
 What keeps compilers from changing a bit: every product below is exact or is rounded on its own, so
 that contraction to a fused multiply-add changes nothing; products of slices are subtracted, never
