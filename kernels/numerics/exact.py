@@ -154,7 +154,8 @@ class Exact:
         for product in products:
             product -= total
             total = product
-        return _flush(xp.astype(total, left.array.dtype, copy=False), xp)
+        dtype = left.array.dtype
+        return _flush(total if dtype == xp.float64 else xp.astype(total, dtype), xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
