@@ -29,6 +29,8 @@ EXTRAS = {
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
+# Tests of the command line, which needs more than a backend.
+CLI_TESTS = tuple(f"tests/test_{name}.py" for name in ("cli", "verify", "readme", "bench", "peers"))
 RESULTS = Path(".nox") / "results"
 TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
 
@@ -72,7 +74,7 @@ def tests(session: nox.Session, backend: str) -> None:
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
-    ignored = ("--ignore", "tests/test_cli.py", "--ignore", "tests/test_verify.py")
+    ignored = (f"--ignore={path}" for path in CLI_TESTS)
     pytest(session, backend, "--backend", backend, "--record", str(record), *ignored, **env)
 
 
@@ -80,8 +82,16 @@ def tests(session: nox.Session, backend: str) -> None:
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
     install(session, "-e", ".[cli,array-api-strict]", "pytest", "hypothesis")
-    files = (f"tests/test_{name}.py" for name in ("cli", "verify", "readme"))
-    pytest(session, "cli", "--backend", "numpy", *files)
+    pytest(session, "cli", "--backend", "numpy", *CLI_TESTS)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time the kernel beside other programs; what follows -- goes to `python -m kernels bench`."""
+    install(session, "-e", ".[cli,torch,jax]", "pytest", "hypothesis")
+    tests = ("tests/test_peers.py", "--backend", "torch:cpu", "--backend", "jax:cpu")
+    session.run("python", "-m", "pytest", *tests)
+    session.run("python", "-m", "kernels", "bench", *session.posargs)
 
 
 @nox.session

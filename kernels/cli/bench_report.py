@@ -113,6 +113,7 @@ def plot_contests(path: Path, contests: Sequence[Contest]) -> None:
             ecolor="black",
         )
         axes.set(title=f"{contest.case}, {contest.dtype}", xlabel="ms per step")
+        axes.margins(y=0.02)
         axes.tick_params(axis="y", labelsize="small")
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
