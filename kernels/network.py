@@ -294,21 +294,21 @@ def step(
     check_layers(layers)
     check_input(layers, x)
     check_learning_rate(learning_rate)
-    return train(layers, x, y, (x, x.T), learning_rate=learning_rate, loss=loss, numerics=numerics)
+    return train(layers, x, y, None, learning_rate=learning_rate, loss=loss, numerics=numerics)
 
 
 def train(
     layers: Sequence[Layer],
     x: Array,
     y: Array,
-    operands: tuple[Any, Any],
+    operands: tuple[Any, Any] | None,
     *,
     learning_rate: float,
     loss: Loss,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
-    """Take one step as `step` does, unchecked; `operands` are x and x.T, prepared or not."""
-    forth, back = operands
+    """Take one step as `step` does, unchecked; `operands` are x and x.T, prepared."""
+    forth, back = operands or (x, x.T)
     activations = _forward(layers, x, forth, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.multiply(gradient, learning_rate)

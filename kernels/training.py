@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
@@ -83,7 +84,8 @@ def fit(
     numerics
         What products and sums are.
     compile
-        A compiler of pure functions, such as jax.jit or a backend's `compile`.
+        A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
+        step is kept for the next call with the same compiler, learning rate, loss and numerics.
     progress
         Called after each step with the number of steps done and the loss before the last of them,
         as a 0-d array on the device. If it raises StopIteration, training ends with that step.
@@ -118,22 +120,12 @@ def fit(
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
 
-    def train_batch(
-        layers: Sequence[Layer], x: Array, y: Array, operands: tuple[Any, Any] | None
-    ) -> tuple[tuple[Layer, ...], Array]:
-        return train(
-            layers,
-            x,
-            y,
-            operands or (x, x.T),
-            learning_rate=learning_rate,
-            loss=loss,
-            numerics=numerics,
-        )
-
+    train_batch: Callable[..., Any] = partial(
+        train, learning_rate=learning_rate, loss=loss, numerics=numerics
+    )
     evaluate = None
     if compile is not None:
-        train_batch = compile(train_batch)
+        train_batch = _compiled(compile, learning_rate, loss, numerics)
         evaluate = None if batch_size is None else compile(lambda a: a)
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
@@ -148,6 +140,17 @@ def fit(
             except StopIteration:
                 break
     return Fit(trained, xp.stack(losses))
+
+
+# So that a second fit like the first has nothing to compile; compilers keep what they made of it.
+@lru_cache(maxsize=16)
+def _compiled(
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]],
+    learning_rate: float,
+    loss: Loss,
+    numerics: Numerics,
+) -> Callable[..., Any]:
+    return compile(partial(train, learning_rate=learning_rate, loss=loss, numerics=numerics))
 
 
 def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:

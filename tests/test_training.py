@@ -248,10 +248,11 @@ def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
 
         return counted
 
-    # With batches also the identity, once for each epoch's order.
+    # With batches also the identity, once for each epoch's order; the step is compiled once.
     for arguments, functions, calls in (
         ({"steps": 3}, 1, 3),
-        ({"epochs": 2, "batch_size": 4}, 2, 4 + 2),
+        ({"epochs": 2, "batch_size": 4}, 1, 4 + 2),
+        ({"steps": 3}, 0, 3),
     ):
         compiled.clear()
         called.clear()
@@ -261,6 +262,40 @@ def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
         plain = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
         assert_networks_identical(fit.layers, plain.layers)
         assert_identical(fit.losses, plain.losses)
+
+
+@float32
+@pytest.mark.library("jax", "torch")
+def test_second_fit_compiles_nothing(backend, asarray, dtype):
+    """Counted is how often the loss is traced."""
+    layers, x, y = data(asarray, dtype)
+    traced = []
+
+    def loss(prediction, target, *, numerics):
+        if backend.name.startswith("jax"):
+            traced.append(prediction)
+        return kernels.squared_error(prediction, target, numerics=numerics)
+
+    def fit(learning_rate):
+        return kernels.fit(
+            layers, x, y, learning_rate=learning_rate, steps=2, loss=loss, compile=backend.compile
+        )
+
+    def compilations():
+        if traced:
+            return len(traced)
+        from torch._dynamo.utils import counters
+
+        return counters["stats"]["unique_graphs"]
+
+    first = fit(0.01)
+    count = compilations()
+    assert count > 0
+    second = fit(0.01)
+    assert compilations() == count
+    assert_networks_identical(second.layers, first.layers)
+    fit(0.02)
+    assert compilations() > count
 
 
 @LOSSES

@@ -16,7 +16,12 @@ __all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics"]
 
 
 class Numerics(Protocol):
-    """The operations whose rounding depends on how a library implements them."""
+    """The operations whose rounding depends on how a library implements them.
+
+    Equal numerics are equal objects with one hash, so that what was compiled serves again.
+    """
+
+    def __hash__(self) -> int: ...
 
     def left(self, a: Array) -> Any:
         """Prepare a matrix for `matmul` as `a`, once for several products."""
