@@ -30,7 +30,7 @@ TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 # Tests of the command line, which needs more than a backend.
-CLI_TESTS = tuple(f"tests/test_{name}.py" for name in ("cli", "verify", "readme", "bench", "peers"))
+CLI_TESTS = "tests/cli"
 RESULTS = Path(".nox") / "results"
 TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
 
@@ -74,22 +74,22 @@ def tests(session: nox.Session, backend: str) -> None:
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
-    ignored = (f"--ignore={path}" for path in CLI_TESTS)
-    pytest(session, backend, "--backend", backend, "--record", str(record), *ignored, **env)
+    options = ("--backend", backend, "--record", str(record), f"--ignore={CLI_TESTS}")
+    pytest(session, backend, *options, **env)
 
 
 @nox.session
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
     install(session, "-e", ".[cli,array-api-strict]", "pytest", "hypothesis")
-    pytest(session, "cli", "--backend", "numpy", *CLI_TESTS)
+    pytest(session, "cli", "--backend", "numpy", CLI_TESTS)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Time the kernel beside other programs; what follows -- goes to `python -m kernels bench`."""
     install(session, "-e", ".[cli,torch,jax]", "pytest", "hypothesis")
-    tests = ("tests/test_peers.py", "--backend", "torch:cpu", "--backend", "jax:cpu")
+    tests = ("tests/cli/test_peers.py", "--backend", "torch:cpu", "--backend", "jax:cpu")
     session.run("python", "-m", "pytest", *tests)
     session.run("python", "-m", "kernels", "bench", *session.posargs)
 

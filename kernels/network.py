@@ -232,12 +232,12 @@ def update(
     check_layers(layers)
     check_gradients(layers, gradients)
     check_learning_rate(learning_rate)
-    return _subtract(
+    return _add(
         layers,
         [
             Layer(
-                numerics.multiply(weight, learning_rate),
-                None if bias is None else numerics.multiply(bias, learning_rate),
+                numerics.multiply(weight, -learning_rate),
+                None if bias is None else numerics.multiply(bias, -learning_rate),
             )
             for weight, bias in gradients
         ],
@@ -311,9 +311,9 @@ def train(
     forth, back = operands or (x, x.T)
     activations = _forward(layers, x, forth, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
-    gradient = numerics.multiply(gradient, learning_rate)
-    gradients = _backward(layers, activations, back, gradient, numerics)
-    return _subtract(layers, gradients, numerics), value
+    gradient = numerics.multiply(gradient, -learning_rate)
+    changes = _backward(layers, activations, back, gradient, numerics)
+    return _add(layers, changes, numerics), value
 
 
 def _forward(
@@ -353,13 +353,14 @@ def _backward(
     return tuple(reversed(gradients))
 
 
-def _subtract(
+def _add(
     layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
 ) -> tuple[Layer, ...]:
+    """Add the layers to the changes, in the memory of these: new memory costs a library time."""
     return tuple(
         Layer(
-            numerics.subtract(layer.weight, change.weight),
-            None if layer.bias is None else numerics.subtract(layer.bias, cast(Array, change.bias)),
+            numerics.add(change.weight, layer.weight),
+            None if change.bias is None else numerics.add(change.bias, cast(Array, layer.bias)),
         )
         for layer, change in zip(layers, changes, strict=True)
     )

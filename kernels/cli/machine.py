@@ -36,7 +36,9 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_bytes": memory_bytes(),
-        "system": platform.platform(terse=True),
+        "system": " ".join(
+            filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))
+        ),
         "versions": {"python": platform.python_version()} | _versions(),
         "threads": _threads(),
     }

@@ -155,7 +155,8 @@ class Exact:
             product -= total
             total = product
         dtype = left.array.dtype
-        return _flush(total if dtype == xp.float64 else xp.astype(total, dtype), xp)
+        total = total if dtype == xp.float64 else xp.astype(total, dtype)
+        return _flush(total, xp, own=True)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
@@ -165,9 +166,11 @@ class Exact:
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add, with subnormal numbers rounded away."""
+        """Add b to a, in place where the library can, with subnormal numbers rounded away."""
         xp = array_namespace(a)
-        return _flush(a, xp) + _flush(b, xp)
+        a = _flush(a, xp, own=True)
+        a += _flush(b, xp)
+        return a
 
     def subtract(self, a: Array, b: Array) -> Array:
         """Subtract, with subnormal numbers rounded away."""
@@ -349,7 +352,7 @@ def _float64(a: Array, xp: Any) -> Array:
     return a
 
 
-def _flush(a: Array, xp: Any) -> Array:
+def _flush(a: Array, xp: Any, *, own: bool = False) -> Array:
     """Round to multiples of 2**-125 (float32) or 2**-1020 (float64) next to zero; -0 becomes +0."""
     if 0 in a.shape:
         return a
@@ -358,7 +361,10 @@ def _flush(a: Array, xp: Any) -> Array:
     seen, unknown = xp.abs(a[(0,) * a.ndim]), 0.25 * unit
     seen = xp.where(seen < unknown, seen, xp.full_like(seen, unknown))
     shift = seen + 1.5 * 2.0**digits * unit
-    a = a + shift
+    if own:
+        a += shift
+    else:
+        a = a + shift
     a -= shift
     return a
 
