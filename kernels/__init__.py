@@ -3,7 +3,7 @@
 from . import random
 from .digest import digest
 from .losses import softmax_cross_entropy, squared_error
-from .network import Layer, backward, forward, init, step, update
+from .network import Layer, backward, backward_to_input, forward, init, step, update
 from .numerics import EXACT, NATIVE, Exact
 from .storage import load, save
 from .training import Fit, fit
@@ -15,6 +15,7 @@ __all__ = [
     "Fit",
     "Layer",
     "backward",
+    "backward_to_input",
     "digest",
     "fit",
     "forward",

@@ -28,7 +28,16 @@ from .losses import squared_error
 from .numerics import NATIVE, Numerics
 from .random import uniform
 
-__all__ = ["Layer", "Loss", "backward", "forward", "init", "step", "update"]
+__all__ = [
+    "Layer",
+    "Loss",
+    "backward",
+    "backward_to_input",
+    "forward",
+    "init",
+    "step",
+    "update",
+]
 
 Loss = Callable[..., tuple[Array, Array]]
 
@@ -190,7 +199,48 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    return _backward(layers, activations, activations[0].T, gradient, numerics)
+    return _backward(layers, activations, activations[0].T, gradient, numerics)[0]
+
+
+def backward_to_input(
+    layers: Sequence[Layer],
+    activations: Sequence[Array],
+    gradient: Array,
+    *,
+    numerics: Numerics = NATIVE,
+) -> tuple[tuple[Layer, ...], Array]:
+    """Compute the gradient of the loss with respect to every parameter and to the input x.
+
+    That of x, which a layer before this network needs, is g @ weight[0].T, with g the gradient
+    with respect to the first pre-activation.
+
+    Parameters
+    ----------
+    layers, activations, gradient, numerics
+        As for `backward`.
+
+    Returns
+    -------
+    The gradients that `backward` returns, and that of x, of its shape.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> layers = (kernels.Layer(np.asarray([[3.0], [4.0]])),)
+    >>> activations = kernels.forward(layers, np.asarray([[1.0, 2.0]]))
+    >>> kernels.backward_to_input(layers, activations, np.asarray([[10.0]]))[1]
+    array([[30., 40.]])
+    """
+    check_layers(layers)
+    check_activations(layers, activations, gradient)
+    gradients, first = _backward(layers, activations, activations[0].T, gradient, numerics)
+    return gradients, numerics.matmul(first, layers[0].weight.T)
 
 
 def update(
@@ -312,7 +362,7 @@ def train(
     activations = _forward(layers, x, forth, numerics)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.multiply(gradient, -learning_rate)
-    changes = _backward(layers, activations, back, gradient, numerics)
+    changes, _ = _backward(layers, activations, back, gradient, numerics)
     return _add(layers, changes, numerics), value
 
 
@@ -339,8 +389,11 @@ def _backward(
     operand: Any,
     gradient: Array,
     numerics: Numerics,
-) -> tuple[Layer, ...]:
-    """Compute the gradients; `operand` is activations[0].T, prepared or not."""
+) -> tuple[tuple[Layer, ...], Array]:
+    """Compute the gradients of the parameters, and that of the first pre-activation.
+
+    `operand` is activations[0].T, prepared or not.
+    """
     xp = array_namespace(gradient)
     gradients: list[Layer] = []
     for i in reversed(range(len(layers))):
@@ -351,7 +404,7 @@ def _backward(
             gradient = numerics.matmul(gradient, layers[i].weight.T)
             # A product, since choosing element by element is slow in NumPy.
             gradient = gradient * xp.astype(activations[i] > 0.0, gradient.dtype)
-    return tuple(reversed(gradients))
+    return tuple(reversed(gradients)), gradient
 
 
 def _add(

@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# Those for one library run in tests/test_autograd.py, with that library.
+PROGRAMS = [
+    program
+    for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    if "backends.autograd" not in program
+]
 COMMANDS = [
     line
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
