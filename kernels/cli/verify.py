@@ -16,6 +16,7 @@ import backends
 from . import identity
 from .common import DTYPES, NUMERICS, as_cli_error, console, require, warn
 from .report import verify_table
+from .running import compiles
 
 __all__ = ["Verified", "verify"]
 
@@ -141,7 +142,7 @@ def _all(numerics: str, places: list[backends.Backend]) -> list[Verified]:
 def _modes(places: list[backends.Backend]) -> Iterator[tuple[backends.Backend, bool]]:
     for place in places:
         yield place, False
-        if place.compile(_modes) is not _modes:
+        if compiles(place):
             yield place, True
 
 

@@ -1,5 +1,6 @@
 """`python -m kernels verify`, as a user meets it."""
 
+import inspect
 import json
 
 import pytest
@@ -131,3 +132,17 @@ def test_backend_that_is_not_known(run):
     out, err = run("--backend", "abacus", status=2)
     assert out == ""
     assert err.startswith("Error: expected a backend of numpy, ")
+
+
+def test_compiled_runs_follow_the_eager_ones():
+    """Of libraries with a compiler, which may refuse what is not a plain function, as JAX does."""
+
+    def compile(function):
+        if inspect.isgeneratorfunction(function):
+            raise TypeError("expected a function, got a generator function")
+        return lambda *arguments: function(*arguments)
+
+    plain = backends.get("numpy")
+    compiling = plain._replace(name="compiling", compile=compile)
+    modes = [(place.name, compiled) for place, compiled in verify._modes([plain, compiling])]
+    assert modes == [("numpy", False), ("compiling", False), ("compiling", True)]
