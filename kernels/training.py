@@ -53,6 +53,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    start: int = 0,
     loss: Loss = squared_error,
     numerics: Numerics = NATIVE,
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
@@ -78,6 +79,9 @@ def fit(
         Samples in a batch; all of them if None.
     seed
         Of the order of the samples, in [0, 2**64).
+    start
+        How many steps were taken before: a second `fit` that starts where a first ended takes the
+        batches that one longer `fit` would have taken.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         (prediction, target, *, numerics) -> (value, gradient).
@@ -116,7 +120,9 @@ def fit(
     total = steps_of(x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size)
     if batch_size is not None:
         batch_size = to_integer("batch_size", batch_size)
-    seed = to_integer("seed", seed)
+    seed, start = to_integer("seed", seed), to_integer("start", start)
+    if start < 0:
+        raise ValueError(f"expected start of 0 or more, got {start}")
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
 
@@ -131,7 +137,7 @@ def fit(
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
     trained = tuple(layers)
     losses: list[Array] = []
-    for x_batch, y_batch in batches(x, y, total, batch_size, seed, evaluate):
+    for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, evaluate=evaluate):
         trained, value = train_batch(trained, x_batch, y_batch, operands)
         losses.append(value)
         if progress is not None:
@@ -195,6 +201,8 @@ def batches(
     steps: int,
     batch_size: int | None,
     seed: int,
+    *,
+    start: int = 0,
     evaluate: Callable[[Array], Array] | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Make the batches of a `fit`, whose arguments these are.
@@ -209,9 +217,9 @@ def batches(
     xp = array_namespace(x)
     n = x.shape[0]
     in_epoch = -(-n // batch_size)
-    for i in range(steps):
+    for i in range(start, start + steps):
         epoch, batch = divmod(i, in_epoch)
-        if batch == 0:
+        if batch == 0 or i == start:
             order = permutation(n, seed=seed, stream=_FIRST_EPOCH_STREAM + epoch, like=x)
             if evaluate is not None:
                 order = evaluate(order)

@@ -750,6 +750,17 @@ def test_seed_of_the_order_out_of_range(good, seed):
     check(good, lambda g: fit(g, seed=seed, batch_size=2), ValueError, message)
 
 
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (-1, ValueError, "expected start of 0 or more, got -1"),
+        (1.5, TypeError, r"expected start to be an integer, got 1\.5"),
+    ],
+)
+def test_start_out_of_range(good, start, error, message):
+    check(good, lambda g: fit(g, start=start), error, message)
+
+
 OF_A_RATE = {
     "update": lambda g, rate: kernels.update(g.layers, g.gradients, rate, numerics=REFUSE),
     "step": lambda g, rate: kernels.step(g.layers, g.x, g.y, learning_rate=rate, numerics=REFUSE),

@@ -108,6 +108,22 @@ def test_steps_end_in_the_middle_of_an_epoch(asarray, xp, dtype):
     assert_fit_is(kernels.fit(layers, x, y, learning_rate=0.01, steps=5, batch_size=4), *expected)
 
 
+@float32
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_fits_that_start_where_another_ended_are_one(asarray, xp, dtype, batch_size):
+    layers, x, y = data(asarray, dtype)
+    arguments = {"learning_rate": 0.01, "batch_size": batch_size, "seed": 9}
+    whole = kernels.fit(layers, x, y, steps=7, **arguments)
+    # Between epochs, in the middle of one, and one step at a time.
+    for lengths in ((4, 3), (3, 4), (1,) * 7):
+        start, losses, parts = 0, [], layers
+        for steps in lengths:
+            parts, found = kernels.fit(parts, x, y, steps=steps, start=start, **arguments)
+            losses += [found[i] for i in range(steps)]
+            start += steps
+        assert_fit_is(whole, parts, losses)
+
+
 def record(asarray, **arguments):
     """Fit and return the numbers of the samples of every batch, as the loss saw them."""
     layers, x, _ = data(asarray, "float32")

@@ -120,6 +120,8 @@ def _trajectory(
         evaluate = None if problem.batch_size is None else backend.compile(lambda a: a)
     layers = problem.layers
     yield layers
-    for x, y in batches(problem.x, problem.y, CHECKPOINTS[-1], problem.batch_size, 0, evaluate):
+    for x, y in batches(
+        problem.x, problem.y, CHECKPOINTS[-1], problem.batch_size, 0, evaluate=evaluate
+    ):
         layers, _ = train_batch(layers, x, y)
         yield layers
