@@ -1,4 +1,8 @@
-"""CuPy: NumPy's functions on CUDA."""
+"""CuPy: NumPy's functions on CUDA.
+
+It has no compiler, nor a graph of a step to replay: CuPy refuses calls of cuBLAS, and so matrix
+products, while a stream is captured (`setStream` in `cupy_backends/cuda/libs/cublas.pyx`).
+"""
 
 from __future__ import annotations
 

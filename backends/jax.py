@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kernels._typing import Array
 
 from ._backend import Backend, BackendUnavailable, device_index
+
+# Values of so many calls have room in what is compiled.
+_MOST_CALLS = 256
 
 
 def get(device: str | None) -> Backend:
@@ -54,5 +59,47 @@ def get(device: str | None) -> Backend:
         asarray=asarray,
         to_numpy=numpy.array,
         synchronize=synchronize,
-        compile=jax.jit,
+        compile=_Jit(),
     )
+
+
+@dataclass(frozen=True)
+class _Jit:
+    """`jax.jit`, and many calls of a function in one of what it makes."""
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import jax
+
+        compiled: Callable[..., Any] = jax.jit(function)
+        return compiled
+
+    def repeat(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile (state, *constants) -> (state, value) into (count, state, *constants) -> ...
+
+        What it returns calls the function `count` times and returns the last state and all values.
+        Any count is compiled once.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        def some(count: Any, state: Any, *constants: Any) -> Any:
+            value = jax.eval_shape(function, state, *constants)[1]
+
+            def call(i: Any, carry: Any) -> Any:
+                state, value = function(carry[0], *constants)
+                return state, carry[1].at[i].set(value)
+
+            values = jnp.zeros((_MOST_CALLS, *value.shape), value.dtype)
+            return jax.lax.fori_loop(0, count, call, (state, values))
+
+        compiled = jax.jit(some)
+
+        def many(count: int, state: Any, *constants: Any) -> Any:
+            values = []
+            for start in range(0, count, _MOST_CALLS):
+                now = min(count - start, _MOST_CALLS)
+                state, found = compiled(now, state, *constants)
+                values.append(found[:now])
+            return state, jnp.concat(values)
+
+        return many

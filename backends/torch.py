@@ -24,6 +24,7 @@ def get(device: str | None) -> Backend:
             "PyTorch is not installed: pip install array-api-kernels[torch]."
         ) from None
     from array_api_compat import torch as xp
+    from torch.utils._pytree import tree_map
 
     devices: tuple[str, ...] = ("cpu",)
     if kind == "cpu":
@@ -56,7 +57,8 @@ def get(device: str | None) -> Backend:
         # Symbolic shapes take minutes to compile exact numerics; a training run has two shapes.
         # Expressions that are used several times are copied into each use up to this many
         # operations (30 if not set), which made the compilation of exact numerics 3 times longer.
-        options = {"realize_opcount_threshold": 8}
+        # On CUDA a step this small takes longer to launch than to compute, unless it is one graph.
+        options = {"realize_opcount_threshold": 8, "triton.cudagraphs": kind == "cuda"}
 
         def call(*arguments: Any, **named: Any) -> Any:
             return function(*arguments, **named)
@@ -65,7 +67,16 @@ def get(device: str | None) -> Backend:
         # function made in a loop, such as that of `fit`, needs a code object for each turn.
         own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
         compiled: Callable[..., Any] = torch.compile(own, dynamic=False, options=options)
-        return compiled
+        if kind == "cpu":
+            return compiled
+
+        def replay(*arguments: Any, **named: Any) -> Any:
+            # A graph leaves its results where it will leave the next ones.
+            torch.compiler.cudagraph_mark_step_begin()
+            results = compiled(*arguments, **named)
+            return tree_map(lambda a: a.clone() if isinstance(a, torch.Tensor) else a, results)
+
+        return replay
 
     return Backend(
         name=f"torch:{place}",

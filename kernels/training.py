@@ -90,6 +90,9 @@ def fit(
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
         step is kept for the next call with the same compiler, learning rate, loss and numerics.
+        If it has a method `repeat`, as that of the backend jax, then without batches and progress
+        all steps are one call of what `repeat` makes of a step: (count, layers, x, y, operands) ->
+        (layers, losses).
     progress
         Called after each step with the number of steps done and the loss before the last of them,
         as a 0-d array on the device. If it raises StopIteration, training ends with that step.
@@ -126,6 +129,13 @@ def fit(
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
 
+    trained = tuple(layers)
+    # The one input that never changes: all samples as one batch.
+    operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
+    repeat = getattr(compile, "repeat", None)
+    if repeat is not None and batch_size is None and progress is None:
+        train_often = _compiled(repeat, learning_rate, loss, numerics)
+        return Fit(*train_often(total, trained, x, y, operands))
     train_batch: Callable[..., Any] = partial(
         train, learning_rate=learning_rate, loss=loss, numerics=numerics
     )
@@ -133,9 +143,6 @@ def fit(
     if compile is not None:
         train_batch = _compiled(compile, learning_rate, loss, numerics)
         evaluate = None if batch_size is None else compile(lambda a: a)
-    # The one input that never changes: all samples as one batch.
-    operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
-    trained = tuple(layers)
     losses: list[Array] = []
     for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, evaluate=evaluate):
         trained, value = train_batch(trained, x_batch, y_batch, operands)

@@ -743,7 +743,9 @@ def test_sums_of_small_numbers(asarray, dtype, name):
     rng = np.random.default_rng(0)
     exponents = np.resize(np.arange(lowest, zone + 10), 5000)
     a = (np.ldexp(rng.uniform(1, 2, 5000), exponents) * rng.choice([-1, 1], 5000)).astype(dtype)
-    got = fetch(getattr(EXACT, name)(asarray(a), asarray(np.zeros(5000), dtype)))
+    operands = asarray(a), asarray(np.zeros(5000), dtype)
+    # The first of a sum is a result of exact numerics, and is a multiple already.
+    got = fetch(EXACT.subtract(*operands) if name == "subtract" else EXACT.add(*operands[::-1]))
     moved = np.abs(got.astype(np.longdouble) - a)
     near = UNIT[dtype] * np.where(np.abs(a) < UNIT[dtype] * 2.0 ** (digits - 1), 0.5, 1.0)
     far = np.abs(a) >= UNIT[dtype] * 2.0**digits

@@ -339,6 +339,39 @@ def test_compiled_by_the_backend(backend, asarray, loss):
         np.testing.assert_array_equal(bits(a), was, strict=True)
 
 
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
+def test_many_steps_in_one_call(backend, asarray, numerics):
+    """More than one call holds, and another number of them without compiling anew."""
+    layers, x, y = data(asarray, "float32")
+    arguments = {"learning_rate": 0.001, "numerics": numerics, "compile": backend.compile}
+    traced = []
+
+    def loss(prediction, target, *, numerics):
+        traced.append(prediction)
+        return kernels.squared_error(prediction, target, numerics=numerics)
+
+    def fit(steps, **more):
+        return kernels.fit(layers, x, y, steps=steps, loss=loss, **arguments, **more)
+
+    fit(3)
+    compiled = len(traced)
+    assert compiled > 0
+    for steps in (1, 300):
+        many = fit(steps)
+        assert len(traced) == compiled
+        assert tuple(many.losses.shape) == (steps,)
+        # One step in a call, since progress is called after each.
+        single = fit(steps, progress=lambda *_: None)
+        compiled = len(traced)
+        if numerics is kernels.EXACT:
+            assert_networks_identical(many.layers, single.layers)
+            assert_identical(many.losses, single.losses)
+        else:
+            assert_networks_close(many.layers, single.layers, rtol=1e-4, atol=1e-5)
+            assert_close(many.losses, single.losses, rtol=1e-4, atol=1e-5)
+
+
 def test_integers_of_numpy_are_integers(asarray):
     layers, x, y = data(asarray, "float32")
     arguments = {"learning_rate": 0.01}

@@ -36,7 +36,7 @@ class Numerics(Protocol):
         ...
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add b to a, which is the caller's own and may be changed."""
+        """Add b to a, a product or sum of these numerics that may be changed."""
         ...
 
     def subtract(self, a: Array, b: Array) -> Array:

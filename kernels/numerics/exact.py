@@ -51,6 +51,9 @@ _SCHEMES = {
 }
 _DEFAULT = {"float32": 2, "float64": 5}
 
+# Results are multiples of these, so that no sum or difference of them is subnormal.
+_UNIT = {"float32": 2.0**-125, "float64": 2.0**-1020}
+
 # Smaller elements count as zero. Below the first some libraries flush a float32 to zero; below the
 # second the products of slices of float64 would be subnormal.
 _TINY = {"float32": 2.0**-126, "float64": 2.0**-510}
@@ -148,15 +151,18 @@ class Exact:
         xp = array_namespace(b)
         left = a if isinstance(a, Operand) else self._cut(a, 0, xp)
         right = self._cut(b, 1, xp)
-        pairs = self._scheme(_dtype_name(left.array, xp), left.array.shape[1]).pairs
+        name = _dtype_name(left.array, xp)
+        pairs = self._scheme(name, left.array.shape[1]).pairs
         products = _multiply_slices(left, right, pairs)
         total = next(products)
         for product in products:
             product -= total
             total = product
-        dtype = left.array.dtype
-        total = total if dtype == xp.float64 else xp.astype(total, dtype)
-        return _flush(total, xp, own=True)
+        # Compilers do not know that this is zero, since it is NaN where the scale is.
+        shift = right.scale * 0.0 + 1.5 * 2.0**52 * _UNIT[name]
+        total += shift
+        total -= shift
+        return total if name == "float64" else cast(Array, xp.astype(total, left.array.dtype))
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
@@ -166,16 +172,21 @@ class Exact:
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add b to a, in place where the library can, with subnormal numbers rounded away."""
-        xp = array_namespace(a)
-        a = _flush(a, xp, own=True)
-        a += _flush(b, xp)
+        """Add b, with subnormal numbers rounded away, to a, in place where the library can."""
+        if 0 in a.shape:
+            return a
+        shift = _shift(b, array_namespace(b))
+        b = b + shift
+        b -= shift
+        a += b
         return a
 
     def subtract(self, a: Array, b: Array) -> Array:
         """Subtract, with subnormal numbers rounded away."""
-        xp = array_namespace(a)
-        return _flush(a, xp) - _flush(b, xp)
+        if 0 in a.shape:
+            return a - b
+        shift = _shift(a, array_namespace(a))
+        return ((a + shift) - shift) - ((b + shift) - shift)
 
     def multiply(self, a: Array, factor: Array | float) -> Array:
         """Multiply by a number or an array; the error is below 0.51 units in the last place."""
@@ -237,10 +248,10 @@ class Exact:
         name, k = _dtype_name(a, xp), a.shape[1 - side]
         slices_of = self._scheme(name, k).slices
         bits, count = _bits(slices_of, k)[side], slices_of[side]
-        # Half a unit of the last slice is then no less than what counts as zero.
-        scale = _scale(a, side, count, _TINY[name] * 2.0 ** _kept(bits, count), xp)
         # astype makes a copy, which may be changed in place.
         rest = _float64(a, xp)
+        # Half a unit of the last slice is then no less than what counts as zero.
+        scale = _scale(rest, side, count, _TINY[name] * 2.0 ** _kept(bits, count), xp)
         slices = []
         for i in range(count):
             # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
@@ -308,13 +319,13 @@ def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     if 0 in a.shape:
         return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
     rows: dict[str, Any] = {"axis": 1, "keepdims": True} if side == 0 else {}
-    largest = _float64(xp.max(xp.abs(a), **rows), xp)
+    largest = xp.max(xp.abs(a), **rows)
     if count > 1:
         return _power_of_two(largest + floor)
     k = a.shape[1 - side]
     h = _half_bits(k)
     shift = largest * 2.0**40
-    squares = _float64(a, xp) + shift
+    squares = a + shift
     squares -= shift
     squares *= squares
     ones = xp.ones((1, k), dtype=xp.float64, **placement(a))
@@ -327,12 +338,12 @@ def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
 def _power_of_two(m: Array) -> Array:
     """Find the power of two in (m / 2, m].
 
-    Without frexp, which the standard lacks: with m / 2 + m / 2**53 rounded to h, the difference of
-    h and the float64 below it is 2**-53 times that power (Rump, Ogita, Oishi 2008, "Accurate
-    floating-point summation part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
+    Without frexp, which the standard lacks: the difference of m * 2**52 + m, rounded, and the
+    float64 below it is that power (Rump, Ogita, Oishi 2008, "Accurate floating-point summation
+    part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
     """
-    h = m * 0.5 + m * 2.0**-53
-    return (h - (h - h * 2.0**-53)) * 2.0**53
+    q = m * 2.0**52 + m
+    return q - (q - q * 2.0**-53)
 
 
 def _dtype_name(a: Array, xp: Any) -> str:
@@ -352,21 +363,18 @@ def _float64(a: Array, xp: Any) -> Array:
     return a
 
 
-def _flush(a: Array, xp: Any, *, own: bool = False) -> Array:
-    """Round to multiples of 2**-125 (float32) or 2**-1020 (float64) next to zero; -0 becomes +0."""
-    if 0 in a.shape:
-        return a
-    digits, unit = (52, 2.0**-1020) if a.dtype == xp.float64 else (23, 2.0**-125)
-    # A number that compilers cannot know, too small to matter.
-    seen, unknown = xp.abs(a[(0,) * a.ndim]), 0.25 * unit
-    seen = xp.where(seen < unknown, seen, xp.full_like(seen, unknown))
-    shift = seen + 1.5 * 2.0**digits * unit
-    if own:
-        a += shift
-    else:
-        a = a + shift
-    a -= shift
-    return a
+def _shift(a: Array, xp: Any) -> Array:
+    """Make what rounds to multiples of the dtype's unit, added and subtracted, and -0 to +0.
+
+    The sign of the first element is in it, too small to matter, so that compilers do not know it.
+    """
+    digits, unit, least = (
+        (52, _UNIT["float64"], 2.0**-1022)
+        if a.dtype == xp.float64
+        else (23, _UNIT["float32"], 2.0**-126)
+    )
+    positive = xp.astype(a[(0,) * a.ndim] > 0.0, a.dtype)
+    return cast(Array, positive * least + 1.5 * 2.0**digits * unit)
 
 
 def _without(a: Array, tiny: float, xp: Any) -> Array:
@@ -379,18 +387,32 @@ def _multiply(a: Array, factor: Any) -> Array:
     if 0 in a.shape:
         return a
     xp = array_namespace(a)
-    tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-850
+    single = a.dtype == xp.float32
+    tiny = 2.0**-126 if single else 2.0**-850
     x = _without(_float64(a, xp), tiny, xp)
-    if isinstance(factor, (int, float)):
+    number = isinstance(factor, (int, float))
+    if number:
         factor = factor if abs(factor) >= 2.0**-850 else 0.0
     else:
         factor = _without(_float64(factor, xp), tiny, xp)
-    # Halves of 26 bits (Dekker), so that the four products are exact.
-    high, factor_high = _leading_half(x), _leading_half(factor)
-    low, factor_low = x - high, factor - factor_high
-    product = (high * factor_low + low * factor_high) + low * factor_low
-    product = product + high * factor_high
-    return cast(Array, xp.astype(_without(product, tiny, xp), a.dtype))
+    # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
+    factor_high = _leading_half(factor)
+    factor_low = factor - factor_high
+    if single:
+        product = x * factor_low + x * factor_high
+    else:
+        high = _leading_half(x)
+        low = x - high
+        product = (high * factor_low + low * factor_high) + low * factor_low
+        product = product + high * factor_high
+    product = _without(product, tiny, xp)
+    if not single:
+        return product
+    product = cast(Array, xp.astype(product, a.dtype))
+    shift = _shift(product, xp)
+    product += shift
+    product -= shift
+    return product
 
 
 def _leading_half(a: Any) -> Any:
