@@ -88,15 +88,15 @@ def newest(folder: Path) -> Checkpoint:
             checkpoint = _read(path)
         except OSError as error:
             damaged.append(f"cannot read {path}: {error.strerror or error}")
-        except (KeyError, TypeError, ValueError) as error:
-            damaged.append(f"{path} is damaged: {str(error).splitlines()[0]}")
+        except ValueError as error:
+            damaged.append(str(error).splitlines()[0])
         else:
             for reason in damaged:
-                warn(f"{reason}; going on from step {len(checkpoint.losses)}.")
+                warn(f"Damaged checkpoint: {reason}; going on from step {len(checkpoint.losses)}.")
             return checkpoint
-    raise CliError(
-        f"expected a checkpoint to go on from in {folder}, got {'; '.join(damaged) or 'none'}"
-    )
+    if not damaged:
+        raise CliError(f"expected a checkpoint to go on from in {folder}, got none")
+    raise CliError(f"expected a whole checkpoint in {folder}, got none: {'; '.join(damaged)}")
 
 
 def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
@@ -167,17 +167,21 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _read(path: Path) -> Checkpoint:
-    """Read a checkpoint; raise KeyError, TypeError or ValueError unless it is as it was written."""
+    """Read a checkpoint; raise ValueError unless it is as it was written."""
     import numpy as np
 
     tensors, texts = read_tensors(path)
-    fields = json.loads(texts["settings"])
-    settings = Settings(**fields)._replace(hidden=tuple(fields["hidden"]))
-    dtype = np.dtype(settings.dtype)
-    losses = np.frombuffer(tensors.pop("losses")["data"], dtype.newbyteorder("<")).astype(dtype)
+    try:
+        fields = json.loads(texts["settings"])
+        settings = Settings(**fields)._replace(hidden=tuple(fields["hidden"]))
+        dtype = np.dtype(settings.dtype)
+        losses = np.frombuffer(tensors.pop("losses")["data"], dtype.newbyteorder("<"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a checkpoint, got another file in {path}") from error
+    losses = losses.astype(dtype)
     layers = layers_of(tensors, path, like=np.zeros(0, dtype))  # type: ignore[arg-type]
     if texts != _sealed(layers, losses, texts["settings"]):
-        raise ValueError("its content is not that of its hashes")
+        raise ValueError(f"expected the content that its hashes are of, got another in {path}")
     return Checkpoint(layers, losses, settings)
 
 

@@ -246,7 +246,8 @@ def train(
     training = fit
     if folder is not None:
         with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
-            prepare(folder, resumed=before is not None and _same(folder, resume))
+            own = resume is not None and folder.resolve() == resume.resolve()
+            prepare(folder, resumed=own)
         keep = partial(_keep, folder, settings, earlier, work, place)
         training = in_runs(fit, every=settings.every, keep=keep)
     with note_ctrl_c() as interrupted:
@@ -476,10 +477,6 @@ def _keep(
     check_finite(layers, every, work, place)
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
         write(folder, Checkpoint(layers, every, settings))
-
-
-def _same(folder: Path, resume: Path | None) -> bool:
-    return resume is not None and folder.resolve() == resume.resolve()
 
 
 def _joined(earlier: Any, losses: Any) -> Any:

@@ -585,7 +585,7 @@ def test_version_and_help(run):
     out, _ = run("--version")
     assert out.startswith("array-api-kernels ")
     out, _ = run("train", "--help")
-    for option in ("--data", "--backend", "--resume", "--json"):
+    for option in ("--data", "--backend", "--resume", "--checkpoint", "--every", "--json"):
         assert option in out
     out, _ = run()
     assert "backends" in out
