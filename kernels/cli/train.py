@@ -168,7 +168,8 @@ def train(
 ) -> None:
     """Train a network by gradient descent and measure it on samples that were held out.
 
-    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once.
+    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once. With
+    --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
     """
     # Everything that can be wrong is found before anything is computed or written.
     if steps is not None and epochs is not None:
@@ -198,8 +199,9 @@ def train(
     }
     given = {name: value for name, value in given.items() if value is not None}
     before, settings, folder = None, Settings(**given), checkpoint
-    if resume is not None and resume.is_dir():
-        before = newest(resume)
+    if resume is not None and os.path.isdir(resume):
+        with as_cli_error(OSError, prefix=f"cannot read {resume}: "):
+            before = newest(resume)
         settings, folder = agree(given, before.settings, resume), checkpoint or resume
     if every is not None and folder is None:
         raise CliError(f"expected --checkpoint DIR with --every {every}, got no --checkpoint")

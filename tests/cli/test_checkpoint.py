@@ -247,7 +247,7 @@ def test_checkpoints_go_into_another_folder(own, train, tmp_path):
 )
 def test_refuses_other_settings(given, message, own, train, tmp_path, monkeypatch):
     folder = tmp_path / "ck"
-    train(*own, "--learning-rate", 0.1, "--steps", 4, "--checkpoint", folder)
+    train(*own, "--steps", 4, "--checkpoint", folder)
     monkeypatch.setattr("kernels.cli.train.fit", pytest.fail)
     got = train("--resume", folder, *given, status=2)
     with pytest.raises(ValueError, match=message.format(folder)):
@@ -289,12 +289,19 @@ def test_refuses_to_mix_runs(own, train, tmp_path):
     assert steps_in(folder) == [2]
 
 
-def test_refuses_what_is_no_folder_of_checkpoints(own, train, tmp_path):
+def test_refuses_what_is_no_folder_of_checkpoints(own, train, tmp_path, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied")
+
     got = train(*own, "--every", 3, status=2)
     assert got == "Error: expected --checkpoint DIR with --every 3, got no --checkpoint.\n"
     (tmp_path / "empty").mkdir()
     got = train("--resume", tmp_path / "empty", status=2)
     assert got.endswith(f"expected a checkpoint to go on from in {tmp_path / 'empty'}, got none.\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.iterdir", forbidden)
+        got = train("--resume", tmp_path / "empty", status=2)
+    assert got == f"Error: cannot read {tmp_path / 'empty'}: [Errno 13] Permission denied.\n"
     (tmp_path / "file").touch()
     got = train(*own, "--checkpoint", tmp_path / "file", status=2)
     assert got.startswith(f"Error: cannot write into {tmp_path / 'file'}: ")
@@ -484,6 +491,8 @@ def test_killed_while_writing(moment, own, train, undisturbed):
     assert process.returncode == -signal.SIGKILL, (out, err)
     hidden = [path for path in folder.iterdir() if path.name.startswith(".")]
     assert len(hidden) == unfinished
+    names = [f"step-{step:08}.safetensors" for step in left]
+    assert sorted(path.name for path in folder.glob("step*")) == names
     (folder / ".keep").touch()
     got = train("--resume", folder) if left else train(*options)
     assert result(got) == result(expected)
