@@ -47,6 +47,8 @@ def as_cli_error(*kinds: type[Exception], prefix: str = "", status: int = 2) -> 
     """Turn exceptions whose message is meant for people into a `CliError`."""
     try:
         yield
+    except CliError:
+        raise
     except kinds as error:
         # The first line: libraries append hints for programmers and whole logs.
         text = (str(error) or type(error).__name__).splitlines()[0]

@@ -46,7 +46,7 @@ class Report(NamedTuple):
     learning_rate, batch_size, seed
         Arguments of `kernels.fit`.
     resumed
-        The file that training started from.
+        The file or folder that training started from.
     steps, steps_asked
         How many were done, and how many would have been without Ctrl-C.
     loss_name
@@ -59,7 +59,7 @@ class Report(NamedTuple):
         The number of samples and their scores, or None.
     warm_up, warm_up_seconds, seconds_per_step
         How many of the first steps may have compiled something and the time they took together;
-        the mean time of the others.
+        the mean time of the others, None if a checkpoint had them all.
     digest
         `kernels.digest` of the weights.
     saved, plot
@@ -89,7 +89,7 @@ class Report(NamedTuple):
     held_out: dict[str, float] | None
     warm_up: int
     warm_up_seconds: float
-    seconds_per_step: float
+    seconds_per_step: float | None
     digest: str
     saved: str | None
     plot: str | None
@@ -135,7 +135,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "held out", _scores(report.held_out)
     first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
     warm_up = f" after {first} in {duration(report.warm_up_seconds)}" if report.warm_up else ""
-    yield "time per step", f"{duration(report.seconds_per_step)}{warm_up}"
+    if report.seconds_per_step is not None:
+        yield "time per step", f"{duration(report.seconds_per_step)}{warm_up}"
     yield "digest", report.digest
     for label, file in (("saved", report.saved), ("plot", report.plot)):
         if file is not None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, NamedTuple
 
+from array_api_compat import array_namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,7 +19,7 @@ from backends import Backend
 from .._typing import Array
 from ..network import Layer, forward
 from ..numerics import Numerics
-from ..training import fit, steps_of
+from ..training import Fit, steps_of
 from .common import CliError, as_cli_error
 from .problems import Problem
 
@@ -28,6 +29,7 @@ __all__ = [
     "compiles",
     "device_of",
     "fit_timed",
+    "in_runs",
     "measure",
     "note_ctrl_c",
 ]
@@ -47,14 +49,15 @@ class Trained(NamedTuple):
     warm_up
         How many of the first steps may have compiled something; 0 if there were no others.
     warm_up_seconds, seconds_per_step
-        The time of those steps together, and of each other step in the mean.
+        The time of those steps together, and of each other step in the mean; None if there were
+        no steps to do.
     """
 
     layers: tuple[Layer, ...]
     losses: Any
     warm_up: int
     warm_up_seconds: float
-    seconds_per_step: float
+    seconds_per_step: float | None
 
 
 @contextmanager
@@ -73,17 +76,77 @@ def note_ctrl_c() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
+def in_runs(
+    fit: Callable[..., Fit],
+    *,
+    every: int,
+    keep: Callable[[tuple[Layer, ...], Array], object],
+) -> Callable[..., Fit]:
+    """Make of a `fit` another that stops at each multiple of `every` steps and goes on.
+
+    Parameters
+    ----------
+    fit
+        Called as `kernels.fit`, with `start` and `steps`.
+    every
+        Steps between two stops, counted from step 0 and not from `start`.
+    keep
+        Called at each stop and at the end with the network and the losses since `start`.
+    """
+
+    def fit_in_runs(
+        layers: tuple[Layer, ...],
+        x: Array,
+        y: Array,
+        *,
+        steps: int,
+        start: int = 0,
+        progress: Callable[[int, Array], object] = lambda *_: None,
+        **settings: Any,
+    ) -> Fit:
+        xp = array_namespace(x)
+        losses: list[Array] = []
+        done, stopped = 0, False
+
+        def count(in_run: int, loss: Array) -> None:
+            nonlocal stopped
+            try:
+                progress(done + in_run, loss)
+            except StopIteration:
+                stopped = True
+                raise
+
+        while done < steps and not stopped:
+            begin = start + done
+            run = min(every - begin % every, steps - done)
+            layers, values = fit(layers, x, y, start=begin, steps=run, progress=count, **settings)
+            losses = [xp.concat([*losses, values])]
+            done = losses[0].shape[0]
+            keep(layers, losses[0])
+        return Fit(layers, losses[0])
+
+    return fit_in_runs
+
+
 def fit_timed(
+    fit: Callable[..., Fit],
     problem: Problem,
     place: Backend,
     numerics: Numerics,
     compile: bool,
     seed: int,
+    start: int,
     total: int,
     interrupted: Event,
 ) -> Trained:
-    """Train, with a progress bar if stderr is a terminal, until done or interrupted."""
+    """Train by `fit` from step `start` to `total`, or until interrupted, with a progress bar.
+
+    The bar is shown if stderr is a terminal.
+    """
     import numpy as np
+
+    if start == total:
+        return Trained(problem.layers, np.empty(0), 0, 0.0, None)
 
     terminal = Console(stderr=True)
     bar = Progress(
@@ -96,10 +159,10 @@ def fit_timed(
         disable=not terminal.is_terminal,
         transient=True,
     )
-    task = bar.add_task("training", total=total, loss="")
+    task = bar.add_task("training", total=total, completed=start, loss="")
     # The last batch of an epoch may be smaller, and compiled anew.
     warm_up = steps_of(problem.x.shape[0], steps=None, epochs=1, batch_size=problem.batch_size)
-    shown = start = warm = time.perf_counter()
+    shown = begin = warm = time.perf_counter()
 
     def progress(done: int, loss: Array) -> None:
         nonlocal shown, warm
@@ -110,20 +173,20 @@ def fit_timed(
             raise StopIteration
         # Reading the loss makes the host wait for the device.
         if not bar.disable and time.perf_counter() - shown >= _SECONDS_BETWEEN_UPDATES:
-            bar.update(task, completed=done, loss=f"{float(loss):.4g}")
+            bar.update(task, completed=start + done, loss=f"{float(loss):.4g}")
             shown = time.perf_counter()
 
     # A diverging network overflows, which is reported once and in words.
     with bar, np.errstate(over="ignore", invalid="ignore"), _compiler_errors(place, compile):
         place.synchronize()
-        start = warm = time.perf_counter()
+        begin = warm = time.perf_counter()
         layers, losses = fit(
             problem.layers,
             problem.x,
             problem.y,
             learning_rate=problem.learning_rate,
-            steps=problem.steps,
-            epochs=problem.epochs,
+            start=start,
+            steps=total - start,
             batch_size=problem.batch_size,
             seed=seed,
             loss=problem.loss,
@@ -135,9 +198,9 @@ def fit_timed(
         end = time.perf_counter()
     done = losses.shape[0]
     if done <= warm_up:
-        warm_up, warm = 0, start
+        warm_up, warm = 0, begin
     return Trained(
-        layers, place.to_numpy(losses), warm_up, warm - start, (end - warm) / (done - warm_up)
+        layers, place.to_numpy(losses), warm_up, warm - begin, (end - warm) / (done - warm_up)
     )
 
 
@@ -186,7 +249,12 @@ def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
 
 
 def check_finite(
-    layers: tuple[Layer, ...], losses: Any, final_loss: float, problem: Problem, place: Backend
+    layers: tuple[Layer, ...],
+    losses: Any,
+    problem: Problem,
+    place: Backend,
+    *,
+    final_loss: float = 0.0,
 ) -> None:
     """Raise `CliError` if training diverged."""
     import numpy as np

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,8 @@ from ..losses import softmax_cross_entropy, squared_error
 from ..network import Layer, Loss
 from ..storage import load
 from ..storage import save as save_network
-from ..training import steps_of
+from ..training import fit, steps_of
+from .checkpoint import Checkpoint, Settings, agree, newest, prepare, write
 from .common import (
     DTYPES,
     NUMERICS,
@@ -33,7 +36,7 @@ from .common import (
 from .data import TASKS, Table, make_problem, read_table
 from .problems import Problem, digits, tutorial
 from .report import Report, as_json, milestones, plot_losses, report_table
-from .running import check_finite, compiles, device_of, fit_timed, measure, note_ctrl_c
+from .running import check_finite, compiles, device_of, fit_timed, in_runs, measure, note_ctrl_c
 
 __all__ = ["train"]
 
@@ -45,6 +48,7 @@ _LOSS_NAMES: dict[Loss, str] = {
 }
 
 _MAX_UNITS = 1_000_000
+_DEFAULT = Settings()
 
 
 def _option(panel: str, text: str, *names: str, **limits: Any) -> Any:
@@ -95,26 +99,42 @@ def train(
         float | None, _option("Network", "Of gradient descent. Default: suited to the data.")
     ] = None,
     seed: Annotated[
-        int,
+        int | None,
         _option(
             "Network",
-            "Decides the initial weights, the order of the samples, and which fifth is held out.",
+            "Decides the initial weights, the order of the samples, and which fifth is held out. "
+            f"Default: {_DEFAULT.seed}.",
             min=0,
             max=2**64 - 1,
         ),
-    ] = 0,
+    ] = None,
     backend: Annotated[
-        str, _option("Arithmetic", "Such as torch:cuda; `backends` lists them.")
-    ] = "numpy",
+        str | None,
+        _option(
+            "Arithmetic",
+            f"Such as torch:cuda; `backends` lists them. Default: {_DEFAULT.backend}.",
+        ),
+    ] = None,
     dtype: Annotated[
-        str, _option("Arithmetic", "float32 or float64 (which also enables it in JAX).")
-    ] = "float32",
+        str | None,
+        _option(
+            "Arithmetic",
+            f"float32 or float64 (which also enables it in JAX). Default: {_DEFAULT.dtype}.",
+        ),
+    ] = None,
     numerics: Annotated[
-        str, _option("Arithmetic", f"What a product and a sum are: {' or '.join(NUMERICS)}.")
-    ] = "native",
+        str | None,
+        _option(
+            "Arithmetic",
+            f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: {_DEFAULT.numerics}.",
+        ),
+    ] = None,
     compile: Annotated[
-        bool, _option("Arithmetic", "Use the library's own compiler, if it has one.")
-    ] = False,
+        bool | None,
+        _option(
+            "Arithmetic", "Use the library's own compiler, if it has one. Default: --no-compile."
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         _option("Output", "Write the trained network to this safetensors FILE.", readable=False),
@@ -123,9 +143,22 @@ def train(
         Path | None,
         _option(
             "Output",
-            "Start from the network in this FILE. Keep --seed, so that the same fifth stays held "
-            "out.",
+            "Start from the network in this FILE (keep --seed, so that the same fifth stays held "
+            "out); or go on from the last checkpoint in this DIR, which has all other options, and "
+            "write more there.",
         ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        _option(
+            "Output",
+            "Write checkpoints into this DIR, of which the last two are kept.",
+            readable=False,
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        _option("Output", f"Steps between two checkpoints. Default: {_DEFAULT.every}.", min=1),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -135,25 +168,58 @@ def train(
 ) -> None:
     """Train a network by gradient descent and measure it on samples that were held out.
 
-    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once.
+    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once. With
+    --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
     """
     # Everything that can be wrong is found before anything is computed or written.
     if steps is not None and epochs is not None:
         raise CliError(f"expected --steps or --epochs, got both, {steps} and {epochs}")
     if learning_rate is not None and not 0.0 < learning_rate < math.inf:
         raise CliError(f"expected a positive --learning-rate, got {learning_rate}")
-    choose("--dtype", dtype, DTYPES)
-    choose("--numerics", numerics, tuple(NUMERICS))
-    units = None if hidden is None else _parse_hidden(hidden)
-    _check_files(reads=(data, resume), save=save, plot=plot)
-    table = _read_data(problem, data, target, task)
-    place = find_backend(backend, dtype, numerics)
-    initial = None if resume is None else _load(resume, place.asarray([0.0], dtype), dtype)
-    if initial is not None and units is None:
-        units = _sizes(initial)[1:-1]
+    for option, path in (("--save", save), ("--resume", resume), ("--checkpoint", checkpoint)):
+        if path is not None:
+            require("safetensors", option)
+    require("numpy", "training")
+    given: dict[str, Any] = {
+        "problem": problem,
+        "data": None if data is None else str(data),
+        "target": target,
+        "task": task,
+        "hidden": None if hidden is None else _parse_hidden(hidden),
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "backend": backend,
+        "dtype": dtype,
+        "numerics": numerics,
+        "compile": compile,
+        "every": every,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    before, settings, folder = None, Settings(**given), checkpoint
+    if resume is not None and os.path.isdir(resume):
+        with as_cli_error(OSError, prefix=f"cannot read {resume}: "):
+            before = newest(resume)
+        settings, folder = agree(given, before.settings, resume), checkpoint or resume
+    if every is not None and folder is None:
+        raise CliError(f"expected --checkpoint DIR with --every {every}, got no --checkpoint")
+    choose("--dtype", settings.dtype, DTYPES)
+    choose("--numerics", settings.numerics, tuple(NUMERICS))
+    source = None if settings.data is None else Path(settings.data)
+    _check_files(reads=(source, resume), save=save, plot=plot)
+    table = _read_data(settings.problem, source, settings.target, settings.task)
+    place = find_backend(settings.backend, settings.dtype, settings.numerics)
+    initial = None
+    if before is not None:
+        initial = _placed(before.layers, place)
+    elif resume is not None:
+        initial = _load(resume, place.asarray([0.0], settings.dtype), settings.dtype)
+    if initial is not None and settings.hidden is None:
+        settings = settings._replace(hidden=_sizes(initial)[1:-1])
     with as_cli_error(ValueError, MemoryError):
-        work = _problem(problem, table, place, dtype, units, batch_size, seed)
-        work = _override(work, learning_rate, steps, epochs, batch_size)
+        work = _problem(settings, table, place)
     if initial is not None:
         if _sizes(initial) != _sizes(work.layers):
             raise CliError(
@@ -164,12 +230,43 @@ def train(
     total = steps_of(
         work.x.shape[0], steps=work.steps, epochs=work.epochs, batch_size=work.batch_size
     )
+    settings = _settled(settings, table, work, total)
+    earlier: Any = ()
+    if before is not None:
+        earlier = before.losses
+        if settings.data_sha256 != before.settings.data_sha256:
+            raise CliError(
+                f"expected the data that the checkpoint in {resume} is of, got another content in "
+                f"{source}"
+            )
+        if total < len(earlier):
+            raise CliError(
+                f"expected {len(earlier)} steps or more, which the checkpoint in {resume} has "
+                f"done, got {total}"
+            )
 
+    training = fit
+    if folder is not None:
+        with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
+            own = resume is not None and folder.resolve() == resume.resolve()
+            prepare(folder, resumed=own)
+        keep = partial(_keep, folder, settings, earlier, work, place)
+        training = in_runs(fit, every=settings.every, keep=keep)
     with note_ctrl_c() as interrupted:
-        trained = fit_timed(work, place, NUMERICS[numerics], compile, seed, total, interrupted)
-        layers, losses = trained.layers, trained.losses
-        final_loss, held_out = measure(work, layers, place, NUMERICS[numerics])
-        check_finite(layers, losses, final_loss, work, place)
+        trained = fit_timed(
+            training,
+            work,
+            place,
+            NUMERICS[settings.numerics],
+            settings.compile,
+            settings.seed,
+            len(earlier),
+            total,
+            interrupted,
+        )
+        layers, losses = trained.layers, _joined(earlier, trained.losses)
+        final_loss, held_out = measure(work, layers, place, NUMERICS[settings.numerics])
+        check_finite(layers, losses, work, place, final_loss=final_loss)
         if save is not None:
             with as_cli_error(OSError, prefix=f"cannot write {save}: ", status=1):
                 save_network(save, layers)
@@ -178,7 +275,7 @@ def train(
             plot_losses(
                 plot,
                 losses,
-                title=f"{work.name} on {place.name}, {dtype}",
+                title=f"{work.name} on {place.name}, {settings.dtype}",
                 loss_name=_LOSS_NAMES[work.loss],
             )
 
@@ -187,14 +284,14 @@ def train(
         backend=place.name,
         device=device_of(place),
         version=place.version,
-        dtype=dtype,
-        numerics=numerics,
-        compiled=compile and compiles(place),
+        dtype=settings.dtype,
+        numerics=settings.numerics,
+        compiled=settings.compile and compiles(place),
         sizes=_sizes(layers),
         samples=work.x.shape[0],
         learning_rate=work.learning_rate,
         batch_size=work.batch_size,
-        seed=seed,
+        seed=settings.seed,
         resumed=None if resume is None else str(resume),
         steps=len(losses),
         steps_asked=total,
@@ -216,6 +313,8 @@ def train(
         report_table(console(), report)
     if interrupted.is_set():
         kept = "not saved, as --save was not given" if save is None else f"saved in {save}"
+        if folder is not None:
+            kept = f"in a checkpoint: go on with --resume {folder}"
         warn(f"Interrupted after {len(losses)} of {total} steps; the network so far is {kept}.")
         raise typer.Exit(130)
 
@@ -258,8 +357,6 @@ def _check_files(*, reads: tuple[Path | None, ...], save: Path | None, plot: Pat
             tempfile.TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise CliError(f"cannot write {option} {path}: {error.strerror or error}") from error
-    if save is not None or resume is not None:
-        require("safetensors", "--save" if resume is None else "--resume")
     if plot is not None:
         require("matplotlib", "--plot")
         from matplotlib.figure import Figure
@@ -274,7 +371,6 @@ def _check_files(*, reads: tuple[Path | None, ...], save: Path | None, plot: Pat
 def _read_data(
     problem: str | None, data: Path | None, target: str | None, task: str | None
 ) -> Table | None:
-    require("numpy", "training")
     if data is None:
         for option, value in (("--target", target), ("--task", task)):
             if value is not None:
@@ -310,44 +406,85 @@ def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
         ) from error
 
 
-def _problem(
-    name: str | None,
-    table: Table | None,
-    place: Backend,
-    dtype: str,
-    hidden: tuple[int, ...] | None,
-    batch_size: int | None,
-    seed: int,
-) -> Problem:
-    hidden = (100,) if hidden is None else hidden
+def _placed(layers: tuple[Layer, ...], place: Backend) -> tuple[Layer, ...]:
+    """Bring a network from NumPy to a backend."""
+
+    def asarray(a: Any) -> Array:
+        return place.asarray(a, a.dtype.name)
+
+    return tuple(
+        Layer(asarray(weight), None if bias is None else asarray(bias)) for weight, bias in layers
+    )
+
+
+def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem:
+    hidden = (100,) if settings.hidden is None else settings.hidden
     if table is not None:
-        return make_problem(
+        problem = make_problem(
             table,
             asarray=place.asarray,
-            dtype=dtype,
+            dtype=settings.dtype,
             hidden=hidden,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
         )
-    if name == "tutorial":
-        return tutorial(like=place.asarray([0.0], dtype), hidden=hidden, seed=seed)
-    return digits(asarray=place.asarray, dtype=dtype, hidden=hidden, seed=seed)
-
-
-def _override(
-    problem: Problem,
-    learning_rate: float | None,
-    steps: int | None,
-    epochs: int | None,
-    batch_size: int | None,
-) -> Problem:
-    if learning_rate is not None:
-        problem = problem._replace(learning_rate=learning_rate)
-    if batch_size is not None:
-        problem = problem._replace(batch_size=batch_size)
-    if steps is not None or epochs is not None:
-        problem = problem._replace(steps=steps, epochs=epochs)
+    elif settings.problem == "tutorial":
+        like = place.asarray([0.0], settings.dtype)
+        problem = tutorial(like=like, hidden=hidden, seed=settings.seed)
+    else:
+        problem = digits(
+            asarray=place.asarray, dtype=settings.dtype, hidden=hidden, seed=settings.seed
+        )
+    if settings.learning_rate is not None:
+        problem = problem._replace(learning_rate=settings.learning_rate)
+    if settings.batch_size is not None:
+        problem = problem._replace(batch_size=settings.batch_size)
+    if settings.steps is not None or settings.epochs is not None:
+        problem = problem._replace(steps=settings.steps, epochs=settings.epochs)
     return problem
+
+
+def _settled(settings: Settings, table: Table | None, work: Problem, total: int) -> Settings:
+    """Put in what was decided where nothing was given, so that a checkpoint has it."""
+    settings = settings._replace(
+        hidden=_sizes(work.layers)[1:-1],
+        epochs=None,
+        steps=total,
+        batch_size=work.batch_size,
+        learning_rate=work.learning_rate,
+    )
+    if table is None or settings.data is None:
+        return settings._replace(problem=work.name)
+    path = Path(settings.data).resolve()
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return settings._replace(
+        data=str(path),
+        data_sha256=content,
+        task="classification" if table.classes else "regression",
+    )
+
+
+def _keep(
+    folder: Path,
+    settings: Settings,
+    earlier: Any,
+    work: Problem,
+    place: Backend,
+    layers: tuple[Layer, ...],
+    losses: Array,
+) -> None:
+    """Write a checkpoint, unless training diverged."""
+    every = _joined(earlier, place.to_numpy(losses))
+    check_finite(layers, every, work, place)
+    with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
+        write(folder, Checkpoint(layers, every, settings))
+
+
+def _joined(earlier: Any, losses: Any) -> Any:
+    import numpy as np
+
+    return np.concatenate([earlier, losses]) if len(earlier) else losses
 
 
 def _sizes(layers: tuple[Layer, ...]) -> tuple[int, ...]:

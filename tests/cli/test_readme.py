@@ -15,11 +15,11 @@ PROGRAMS = [
     for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     if "backends.autograd" not in program
 ]
-COMMANDS = [
-    line
+# The commands of a block run in one folder, one after the other.
+BLOCKS = [
+    commands
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("python -m kernels")
+    if (commands := re.findall(r"^python -m (kernels.*)$", block, re.MULTILINE))
 ]
 
 
@@ -31,10 +31,11 @@ def run(*args, cwd):
     return done.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run(command, tmp_path):
+@pytest.mark.parametrize("block", BLOCKS, ids="; ".join)
+def test_commands_run(block, tmp_path):
     pytest.importorskip("typer", reason="the command line is not installed")
-    assert run(*command.split()[1:], cwd=tmp_path)
+    for command in block:
+        assert run("-m", *command.split(), cwd=tmp_path)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -49,4 +50,4 @@ def test_programs_run(program, tmp_path):
 
 def test_there_is_something_to_run():
     assert PROGRAMS
-    assert "python -m kernels train" in COMMANDS
+    assert ["kernels train"] in BLOCKS

@@ -1,0 +1,209 @@
+"""Checkpoints of training: files in a folder, from the last whole one of which it goes on.
+
+A checkpoint is one safetensors file, `step-00000040.safetensors`: the network, the losses of all
+steps so far, the settings that decide how training goes on, and hashes that tell damage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._host import to_host
+from ..digest import digest
+from ..network import Layer
+from ..storage import layers_of, read_tensors, tensors_of, write_tensors
+from .common import CliError, warn
+
+__all__ = ["Checkpoint", "Settings", "agree", "newest", "prepare", "write"]
+
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+# What may change on the way: how far to go, and how it is computed.
+_FREE = ("epochs", "steps", "backend", "compile", "every")
+
+
+class Settings(NamedTuple):
+    """What decides a training run: options of `train`, None where they were not given.
+
+    In a checkpoint all are known, and `steps` has taken the place of `epochs`.
+
+    Attributes
+    ----------
+    data_sha256
+        Of the file `data`.
+    """
+
+    problem: str | None = None
+    data: str | None = None
+    data_sha256: str | None = None
+    target: str | None = None
+    task: str | None = None
+    hidden: tuple[int, ...] | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    backend: str = "numpy"
+    dtype: str = "float32"
+    numerics: str = "native"
+    compile: bool = False
+    every: int = 100
+
+
+class Checkpoint(NamedTuple):
+    """Training as far as it came.
+
+    Attributes
+    ----------
+    layers
+        The network: of any library to `write`, of NumPy from `newest`.
+    losses
+        The loss before each step from the first, a NumPy array of shape (steps,).
+    settings
+        How it was trained.
+    """
+
+    layers: tuple[Layer, ...]
+    losses: Any
+    settings: Settings
+
+
+def newest(folder: Path) -> Checkpoint:
+    """Read the last whole checkpoint in a folder, and warn of later ones that are damaged.
+
+    Raises
+    ------
+    CliError
+        If there is none.
+    """
+    damaged: list[str] = []
+    for path in reversed(_files(folder)):
+        try:
+            checkpoint = _read(path)
+        except OSError as error:
+            damaged.append(f"cannot read {path}: {error.strerror or error}")
+        except ValueError as error:
+            damaged.append(str(error).splitlines()[0])
+        else:
+            for reason in damaged:
+                warn(f"Damaged checkpoint: {reason}; going on from step {len(checkpoint.losses)}.")
+            return checkpoint
+    if not damaged:
+        raise CliError(f"expected a checkpoint to go on from in {folder}, got none")
+    raise CliError(f"expected a whole checkpoint in {folder}, got none: {'; '.join(damaged)}")
+
+
+def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
+    """Take what is given on the command line, and what is not from a checkpoint.
+
+    Raises
+    ------
+    CliError
+        If they differ in what decides the result.
+    """
+    # The file may have moved: its hash tells whether it is the same.
+    free = _FREE if before.data is None else (*_FREE, "data")
+    for name, value in given.items():
+        saved = getattr(before, name)
+        if name not in free and value != saved:
+            option = f"--{name.replace('_', '-')}"
+            expected = f"no {option}" if saved is None else f"{option} {_shown(saved)}"
+            raise CliError(
+                f"expected {expected}, as in the checkpoint in {folder}, got {_shown(value)}"
+            )
+    if "epochs" in given:
+        before = before._replace(steps=None)
+    return before._replace(**given)
+
+
+def prepare(folder: Path, *, resumed: bool) -> None:
+    """Make a folder to write checkpoints into, and clear it of what a killed run left half done.
+
+    Raises
+    ------
+    CliError
+        If it holds checkpoints of another run, which are those of any run that is not resumed.
+    OSError
+        If files cannot be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _files(folder)
+    if found and not resumed:
+        raise CliError(
+            f"expected a folder without checkpoints as --checkpoint, got {folder} with one of "
+            f"step {_step(found[-1])}: go on from it with --resume {folder}"
+        )
+    for path in folder.glob(".step-*.safetensors.*"):
+        path.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, and remove all but this one and the one before it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; those before it stay.
+    """
+    step = len(checkpoint.losses)
+    settings = json.dumps(checkpoint.settings._asdict())
+    write_tensors(
+        folder / f"step-{step:08}.safetensors",
+        {**tensors_of(checkpoint.layers), "losses": checkpoint.losses},
+        _sealed(checkpoint.layers, checkpoint.losses, settings),
+    )
+    # Those after it were damaged, or training would have gone on from them.
+    before = [path for path in _files(folder) if _step(path) < step]
+    for path in _files(folder):
+        if path not in before[-1:] and _step(path) != step:
+            path.unlink()
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read a checkpoint; raise ValueError unless it is as it was written."""
+    import numpy as np
+
+    tensors, texts = read_tensors(path)
+    try:
+        fields = json.loads(texts["settings"])
+        settings = Settings(**fields)._replace(hidden=tuple(fields["hidden"]))
+        dtype = np.dtype(settings.dtype)
+        losses = np.frombuffer(tensors.pop("losses")["data"], dtype.newbyteorder("<"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a checkpoint, got another file in {path}") from error
+    losses = losses.astype(dtype)
+    layers = layers_of(tensors, path, like=np.zeros(0, dtype))  # type: ignore[arg-type]
+    if texts != _sealed(layers, losses, texts["settings"]):
+        raise ValueError(f"expected the content that its hashes are of, got another in {path}")
+    return Checkpoint(layers, losses, settings)
+
+
+def _sealed(layers: tuple[Layer, ...], losses: Any, settings: str) -> dict[str, str]:
+    """Put the hash of the network beside the settings, and one of that and all the rest."""
+    texts = {"settings": settings, "digest": digest(layers)}
+    rest = json.dumps(texts).encode() + to_host(losses).tobytes()
+    return texts | {"sha256": hashlib.sha256(rest).hexdigest()}
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, oldest first."""
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value)
