@@ -25,6 +25,13 @@ EXTRAS = {
     "jax:cpu": "jax",
     "jax:cuda": "jax-cuda",
     "mlx": "mlx",
+    "dask": "dask",
+    "marray": "marray",
+}
+# What is run on libraries for which the whole suite takes hours: they take a millisecond or more
+# for each operation of a training step.
+SUBSETS = {
+    "dask": ("tests/test_backends.py", "tests/test_identity.py"),
 }
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
@@ -75,7 +82,7 @@ def tests(session: nox.Session, backend: str) -> None:
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
     options = ("--backend", backend, "--record", str(record), f"--ignore={CLI_TESTS}")
-    pytest(session, backend, *options, **env)
+    pytest(session, backend, *options, *SUBSETS.get(backend, ()), **env)
 
 
 @nox.session

@@ -21,6 +21,8 @@ _NAMES = (
     "jax:cpu",
     "jax:cuda",
     "mlx",
+    "dask",
+    "marray",
 )
 
 _ENTRY_POINTS = "array_api_kernels.backends"

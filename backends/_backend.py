@@ -37,6 +37,9 @@ class Backend(NamedTuple):
         () -> None: wait until the device has done all its work.
     compile
         (function) -> function: the library's own compiler of pure functions, or no change.
+    slow
+        Whether an operation takes a millisecond or more, whatever its size. `verify` and the tests
+        then train fewer steps.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Backend(NamedTuple):
     to_numpy: Callable[[Array], Any]
     synchronize: Callable[[], None]
     compile: Callable[[Callable[..., Any]], Callable[..., Any]]
+    slow: bool = False
 
 
 def no_devices(library: str, device: str | None) -> None:

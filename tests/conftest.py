@@ -25,13 +25,9 @@ hypothesis.settings.register_profile(
     "suite", max_examples=25, deadline=None, derandomize=True, database=None, print_blob=False
 )
 hypothesis.settings.register_profile(
-    "slow", hypothesis.settings.get_profile("suite"), max_examples=5
+    "slow", hypothesis.settings.get_profile("suite"), max_examples=2
 )
 hypothesis.settings.load_profile("suite")
-
-# Libraries that take a millisecond or more for an operation, whatever its size: the tests draw
-# fewer examples for them, and train fewer steps where nothing compiles or evaluates each step.
-SLOW = ("cubed", "dask", "ndonnx")
 
 
 def pytest_addoption(parser):
@@ -65,7 +61,7 @@ def pytest_configure(config):
         except (backends.BackendUnavailable, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from None
     names = config.getoption("backend") or backends.available()
-    if not {library_of(name) for name in names}.isdisjoint(SLOW):
+    if any(backends.get(name).slow for name in names):
         hypothesis.settings.load_profile("slow")
 
 
@@ -147,12 +143,6 @@ def backend(request):
         # Threads cost more than the small tasks of the tests.
         dask.config.set(scheduler="synchronous")
     return found
-
-
-@pytest.fixture(scope="session")
-def slow(backend):
-    """Whether the backend under test is one of the slow libraries."""
-    return library_of(backend.name) in SLOW
 
 
 @pytest.fixture(scope="session")

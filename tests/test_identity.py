@@ -1,6 +1,7 @@
 """Exact training gives the committed digests, on every library, eager and compiled."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -10,14 +11,15 @@ from kernels.cli import identity
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("problem", identity.PROBLEMS)
-def test_committed_digests(backend, problem, dtype, compiled, record, slow, monkeypatch):
-    """Initial weights and those after 1, 10 and 500 steps are the same to the last bit."""
+def test_committed_digests(backend, problem, dtype, compiled, record):
+    """Weights before and after 1, 10 and 500 steps, as far as the library gets, are the same."""
     if compiled and backend.compile(len) is len:
         pytest.skip(f"{backend.name} has no compiler")
-    if slow and not compiled:
-        monkeypatch.setattr(identity, "CHECKPOINTS", identity.CHECKPOINTS[:-1])
+    checkpoints = identity.checkpoints(backend, compiled=compiled)
     made = identity.make(problem, backend, dtype)
-    trained = identity.train(made, backend, numerics=kernels.EXACT, compiled=compiled)
+    trained = identity.train(
+        made, backend, numerics=kernels.EXACT, compiled=compiled, checkpoints=checkpoints
+    )
     record["digests"].append(
         {
             "problem": problem,
@@ -27,28 +29,39 @@ def test_committed_digests(backend, problem, dtype, compiled, record, slow, monk
         }
     )
     committed = identity.committed()[problem][dtype]
-    assert trained.digests == {number: committed[number] for number in identity.CHECKPOINTS}
+    assert trained.digests == {number: committed[number] for number in checkpoints}
+
+
+def test_checkpoints_of_slow_libraries(backend):
+    """Only a library that calls itself slow is let off the last steps, and not if asked."""
+    quick, slow = backend._replace(slow=False), backend._replace(slow=True)
+    for compiled, fewer in ((True, (0, 1, 10)), (False, (0, 1))):
+        assert identity.checkpoints(quick, compiled=compiled) == (0, 1, 10, 500)
+        assert identity.checkpoints(slow, compiled=compiled) == fewer
+        assert identity.checkpoints(slow, compiled=compiled, steps=500) == (0, 1, 10, 500)
+        assert identity.checkpoints(quick, compiled=compiled, steps=1) == (0, 1)
 
 
 def test_native_training_has_other_digests(backend, dtype):
     """The digests are of exact arithmetic: the library's own does not happen to give them."""
+    checkpoints = identity.checkpoints(backend, compiled=False)
     made = identity.make("tutorial", backend, dtype)
-    trained = identity.train(made, backend, numerics=kernels.NATIVE, compiled=False)
+    trained = identity.train(
+        made, backend, numerics=kernels.NATIVE, compiled=False, checkpoints=checkpoints
+    )
     expected = identity.committed()["tutorial"][dtype]
     assert trained.digests[0] == expected[0]
-    assert trained.digests[500] != expected[500]
+    assert trained.digests[checkpoints[-1]] != expected[checkpoints[-1]]
 
 
 def test_difference_is_named(backend, dtype, monkeypatch):
     """The first step and array that differ are found, and none where there is none."""
     import backends
 
-    monkeypatch.setattr(identity, "CHECKPOINTS", (0, 1, 2))
     numpy = backends.get("numpy")
+    find = partial(identity.first_difference, compiled=False, steps=1 if backend.slow else 2)
     for problem in identity.PROBLEMS:
-        assert identity.first_difference(problem, dtype, backend, numpy, compiled=False) is None, (
-            problem
-        )
+        assert find(problem, dtype, backend, numpy) is None, problem
     make = identity.make
 
     def changed(problem, place, dtype):
@@ -58,8 +71,7 @@ def test_difference_is_named(backend, dtype, monkeypatch):
         return made
 
     monkeypatch.setattr(identity, "make", changed)
-    where = identity.first_difference("digits", dtype, backend, numpy, compiled=False)
-    assert where == "step 1, layers[0].weight"
+    assert find("digits", dtype, backend, numpy) == "step 1, layers[0].weight"
 
 
 def test_file_of_digests_is_complete():

@@ -10,7 +10,20 @@ import pytest
 import backends
 import kernels
 
-LIBRARIES = ("array_api_strict", "cupy", "dask", "jax", "jaxlib", "mlx", "ndonnx", "numpy", "torch")
+LIBRARIES = (
+    "array_api_strict",
+    "cupy",
+    "cubed",
+    "dask",
+    "dpnp",
+    "jax",
+    "jaxlib",
+    "marray",
+    "mlx",
+    "ndonnx",
+    "numpy",
+    "torch",
+)
 COMMAND_LINE = ("matplotlib", "rich", "safetensors", "sklearn", "typer")
 KERNELS = Path(kernels.__file__).parent
 BACKENDS = Path(backends.__file__).parent

@@ -19,7 +19,16 @@ from .problems import Problem, digits, tutorial
 if TYPE_CHECKING:
     from backends import Backend
 
-__all__ = ["CHECKPOINTS", "PROBLEMS", "Trained", "committed", "first_difference", "make", "train"]
+__all__ = [
+    "CHECKPOINTS",
+    "PROBLEMS",
+    "Trained",
+    "checkpoints",
+    "committed",
+    "first_difference",
+    "make",
+    "train",
+]
 
 PROBLEMS = ("tutorial", "digits")
 
@@ -43,6 +52,16 @@ class Trained(NamedTuple):
     seconds_per_step: float
 
 
+def checkpoints(backend: Backend, *, compiled: bool, steps: int | None = None) -> tuple[int, ...]:
+    """Choose the checkpoints that a backend reaches in time, or those up to `steps`.
+
+    All of them, unless it is slow: then 10 steps, or 1 uncompiled.
+    """
+    if steps is None:
+        steps = (10 if compiled else 1) if backend.slow else CHECKPOINTS[-1]
+    return tuple(number for number in CHECKPOINTS if number <= steps)
+
+
 def make(problem: str, backend: Backend, dtype: str) -> Problem:
     """Make one of `PROBLEMS` on a backend."""
     if problem == "tutorial":
@@ -50,14 +69,22 @@ def make(problem: str, backend: Backend, dtype: str) -> Problem:
     return digits(asarray=backend.asarray, dtype=dtype)
 
 
-def train(problem: Problem, backend: Backend, *, numerics: Numerics, compiled: bool) -> Trained:
-    """Train up to the last checkpoint."""
+def train(
+    problem: Problem,
+    backend: Backend,
+    *,
+    numerics: Numerics,
+    compiled: bool,
+    checkpoints: tuple[int, ...],
+) -> Trained:
+    """Train up to the last of the checkpoints."""
     digests, seconds = {}, []
     started = time.perf_counter()
-    for number, layers in enumerate(_trajectory(problem, backend, numerics, compiled)):
+    steps = checkpoints[-1]
+    for number, layers in enumerate(_trajectory(problem, backend, numerics, compiled, steps)):
         backend.synchronize()
         seconds.append(time.perf_counter() - started)
-        if number in CHECKPOINTS:
+        if number in checkpoints:
             digests[number] = digest(layers)
         started = time.perf_counter()
     return Trained(digests, median(seconds[1:]))
@@ -76,12 +103,12 @@ def committed() -> dict[str, dict[str, dict[int, str]]]:
 
 
 def first_difference(
-    problem: str, dtype: str, backend: Backend, reference: Backend, *, compiled: bool
+    problem: str, dtype: str, backend: Backend, reference: Backend, *, compiled: bool, steps: int
 ) -> str | None:
     """Name the first step and array in which exact training differs from the reference's."""
     places = (backend, reference)
     runs = [
-        _trajectory(make(problem, place, dtype), place, EXACT, how)
+        _trajectory(make(problem, place, dtype), place, EXACT, how, steps)
         for place, how in zip(places, (compiled, False), strict=True)
     ]
     for number, networks in enumerate(zip(*runs, strict=True)):
@@ -98,7 +125,7 @@ def _bits(a: Array | None, place: Backend) -> bytes | None:
 
 
 def _trajectory(
-    problem: Problem, backend: Backend, numerics: Numerics, compiled: bool
+    problem: Problem, backend: Backend, numerics: Numerics, compiled: bool, steps: int
 ) -> Iterator[tuple[Layer, ...]]:
     """Yield the weights before training and after each step."""
 
@@ -114,14 +141,14 @@ def _trajectory(
             numerics=numerics,
         )
 
-    evaluate = None
+    x, y, evaluate = problem.x, problem.y, None
     if compiled:
         train_batch = backend.compile(train_batch)
-        evaluate = None if problem.batch_size is None else backend.compile(lambda a: a)
+        evaluate = backend.compile(lambda a: a)
+        # Lazy libraries would draw them anew in each step.
+        x, y = evaluate(x), evaluate(y)
     layers = problem.layers
     yield layers
-    for x, y in batches(
-        problem.x, problem.y, CHECKPOINTS[-1], problem.batch_size, 0, evaluate=evaluate
-    ):
-        layers, _ = train_batch(layers, x, y)
+    for x_batch, y_batch in batches(x, y, steps, problem.batch_size, 0, evaluate=evaluate):
+        layers, _ = train_batch(layers, x_batch, y_batch)
         yield layers

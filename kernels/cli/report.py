@@ -191,7 +191,16 @@ def backends_table(console: Console, found: list[Found]) -> None:
 def verify_table(console: Console, rows: Sequence[Verified]) -> None:
     """Print what was trained where, and whether the digests are those expected."""
     table = make_table(
-        "problem", "dtype", "backend", "device", "version", "mode", "per step", "digest", "result"
+        "problem",
+        "dtype",
+        "backend",
+        "device",
+        "version",
+        "mode",
+        "steps",
+        "per step",
+        "digest",
+        "result",
     )
     for row in rows:
         table.add_row(
@@ -201,6 +210,7 @@ def verify_table(console: Console, rows: Sequence[Verified]) -> None:
             row.device,
             row.version,
             "compiled" if row.compiled else "eager",
+            str(row.steps),
             "" if row.seconds_per_step is None else duration(row.seconds_per_step),
             "" if row.digest is None else row.digest[:12],
             row.result,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 
 import pytest
 
@@ -146,3 +147,24 @@ def test_compiled_runs_follow_the_eager_ones():
     compiling = plain._replace(name="compiling", compile=compile)
     modes = [(place.name, compiled) for place, compiled in verify._modes([plain, compiling])]
     assert modes == [("numpy", False), ("compiling", False), ("compiling", True)]
+
+
+def test_steps_of_slow_libraries(run, monkeypatch):
+    """They are trained for fewer steps, and the tables and the last line say so."""
+    made = backends.get("numpy")._replace(name="sloth", slow=True)
+    monkeypatch.setattr(backends, "get", {"sloth": made}.get)
+    out, _ = run("--backend", "sloth")
+    for by_dtype in identity.committed().values():
+        for digests in by_dtype.values():
+            assert re.search(rf"  1 +\S+ \S+ +{digests[1][:12]}  same", out)
+    assert out.endswith("Not all took 500 steps, as the table says; --steps 500 asks for it.\n")
+    out, _ = run("--backend", "sloth", "--steps", "10", "--json")
+    rows = json.loads(out)
+    assert {row["steps"] for row in rows} == {10}
+    expected = {d[10] for by_dtype in identity.committed().values() for d in by_dtype.values()}
+    assert {row["digest"] for row in rows if row["numerics"] == "exact"} == expected
+
+
+def test_steps_without_digests(run):
+    _, err = run("--backend", "numpy", "--steps", "7", status=2)
+    assert err == "Error: expected --steps to be 1, 10 or 500, got 7.\n"
