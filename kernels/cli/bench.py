@@ -27,7 +27,7 @@ from .common import DTYPES, as_cli_error, choose, console, find_backend, require
 from .contest import BENCH_NUMERICS, Contest, Settings, hold
 from .growth import EXPECTED, Growth, grow
 from .machine import describe
-from .running import compiles, device_of
+from .running import compiles, device_of, for_speed
 
 __all__ = ["bench"]
 
@@ -48,7 +48,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help="A backend; may be given again. Default: all that run here except "
-            "array-api-strict; with --growth, numpy."
+            "array-api-strict and slow libraries; with --growth, numpy."
         ),
     ] = None,
     dtype: Annotated[
@@ -171,8 +171,7 @@ def _chosen(
 
 
 def _usual_backends() -> list[str]:
-    # array-api-strict is for tests, and nobody's program for speed.
-    return [name for name in backends.available() if name != "array-api-strict"]
+    return [name for name in backends.available() if for_speed(backends.get(name))]
 
 
 def _find(names: list[str], dtypes: tuple[str, ...]) -> tuple[Backend, ...]:

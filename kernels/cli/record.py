@@ -23,7 +23,7 @@ from backends import Backend
 from .cases import CASES
 from .common import CliError, as_cli_error, choose, find_backend, require, warn
 from .report import make_table, print_table, verify_table
-from .running import device_of
+from .running import device_of, for_speed
 from .verify import Verified
 
 __all__ = ["Suite", "record"]
@@ -84,8 +84,7 @@ def record(
         status.update("verify")
         verified = json.loads(_kernels("verify", "--json", *_options("--backend", names)))
         status.update("bench")
-        # array-api-strict is for tests, and nobody's program for speed.
-        fast = [name for name in names if name != "array-api-strict"] or names
+        fast = [place.name for place in places if for_speed(place)] or names
         options = (*_options("--backend", fast), *_options("--case", cases))
         options = (*options, "--output", scratch, *(["--quick"] if quick else []))
         tables = _kernels("bench", *options)

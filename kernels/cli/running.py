@@ -29,6 +29,7 @@ __all__ = [
     "compiles",
     "device_of",
     "fit_timed",
+    "for_speed",
     "in_runs",
     "measure",
     "note_ctrl_c",
@@ -279,6 +280,11 @@ def compiles(place: Backend) -> bool:
 
     function: Callable[..., Any] = unchanged
     return place.compile(function) is not function
+
+
+def for_speed(place: Backend) -> bool:
+    """Say whether anybody would choose this library for speed: array-api-strict is for tests."""
+    return not place.slow and place.name != "array-api-strict"
 
 
 def device_of(place: Backend) -> str:
