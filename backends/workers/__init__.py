@@ -1,0 +1,99 @@
+"""Any number of workers: engines that split a batch, with the kernel unchanged and the same bits.
+
+One module for each engine, which only those import who want it. Each has a function
+
+    join(count=None, device=None) -> context manager of `Workers`
+
+that raises `BackendUnavailable` if the engine is not installed and ValueError for a number of
+workers or a device that it cannot have.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from kernels._typing import Array
+
+from .._backend import Backend
+
+__all__ = ["ENGINES", "Workers", "join", "split_batches"]
+
+ENGINES = ("torch", "jax")
+
+
+class Workers(NamedTuple):
+    """Workers that train one network together.
+
+    Attributes
+    ----------
+    backend
+        A `Backend` of the engine: what `asarray` makes is whole on every worker, `to_numpy`
+        fetches an array that may be split, and `compile` makes of a function of layers and a batch
+        one that splits the batch, for the `compile` of `kernels.fit`.
+    shard
+        (array) -> array: split along the first axis, unevenly where it must be; an array that
+        cannot be split, or that is already, is returned as it is.
+    count
+        How many workers there are.
+    first
+        Whether this process is the one that prints and writes.
+    """
+
+    backend: Backend
+    shard: Callable[[Array], Array]
+    count: int
+    first: bool
+
+
+def join(
+    engine: str, count: int | None = None, device: str | None = None
+) -> AbstractContextManager[Workers]:
+    """Join the workers of an engine, for as long as the context lasts.
+
+    Parameters
+    ----------
+    engine
+        One of `ENGINES`.
+    count
+        How many workers there are; None for as many as the engine was started with.
+    device
+        As in the names of backends, such as "cuda"; None for the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the engine is not known, or cannot have so many workers or that device.
+    BackendUnavailable
+        If the engine is not installed, or there is no such device here.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
+    if count is not None and count < 1:
+        raise ValueError(f"expected 1 worker or more, got {count}")
+    module = importlib.import_module(f"backends.workers.{engine}")
+    joined: AbstractContextManager[Workers] = module.join(count, device)
+    return joined
+
+
+def split_batches(
+    function: Callable[..., Any], shard: Callable[[Array], Array]
+) -> Callable[..., Any]:
+    """Make of (layers, x, y, operands) -> result a function that splits x and y first.
+
+    `operands`, what `kernels.fit` prepared of a whole x, is then of no use; other functions of one
+    array stay as they are.
+    """
+
+    def call(first: Any, *batch: Any) -> Any:
+        if not batch:
+            return function(first)
+        x, y, *operands = batch
+        split = shard(x)
+        return function(
+            first, split, shard(y), *(operands if split is x else [None for _ in operands])
+        )
+
+    return call

@@ -1,0 +1,60 @@
+"""Workers of JAX: devices of one process, each with a part of every batch.
+
+JAX splits an array unevenly only inside a compiled function, so that is where batches are split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import backends
+from kernels._typing import Array
+
+from .._backend import BackendUnavailable
+from . import Workers, split_batches
+
+
+@contextmanager
+def join(count: int | None = None, device: str | None = None) -> Iterator[Workers]:
+    """Use `count` devices together; None is all of them. On CPUs, as many are made of one."""
+    try:
+        import jax
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "JAX is not installed: pip install array-api-kernels[jax]."
+        ) from None
+    import numpy
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    kind = device or "cpu"
+    if kind == "cpu" and count is not None:
+        # Refused once JAX has made its devices; their number is checked below.
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+    place = backends.get(f"jax:{kind}")
+    found = jax.devices(kind)
+    count = count or len(found)
+    if count > len(found):
+        raise ValueError(
+            f"expected at most {len(found)} workers, as JAX {jax.__version__} has {len(found)} "
+            f"{kind.upper()} device(s) here, got {count}"
+        )
+    mesh = Mesh(numpy.asarray(found[:count]), ("batch",))
+    whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("batch")))
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        a: Array = jax.device_put(place.asarray(host, dtype), whole)
+        return a
+
+    def shard(a: Any) -> Any:
+        return jax.lax.with_sharding_constraint(a, split) if isinstance(a, jax.core.Tracer) else a
+
+    def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = jax.jit(split_batches(function, shard))
+        return compiled
+
+    yield Workers(
+        place._replace(device=whole, asarray=asarray, compile=compile), shard, count, first=True
+    )

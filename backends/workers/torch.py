@@ -1,0 +1,118 @@
+"""Workers of PyTorch: processes under torchrun, each with a part of every batch in a DTensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import backends
+from kernels._typing import Array
+
+from .._backend import BackendUnavailable
+from . import Workers, split_batches
+
+
+@contextmanager
+def join(count: int | None = None, device: str | None = None) -> Iterator[Workers]:
+    """Join the other processes that torchrun started: gloo between CPUs, NCCL between GPUs.
+
+    For as long as the context lasts, every array that torch makes is whole on every worker.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if count not in (None, size):
+        raise ValueError(
+            f"expected the number of processes that torchrun started, {size}, got {count} workers"
+        )
+    kind = device or "cpu"
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"expected the workers' device 'cpu' or 'cuda', got {kind!r}")
+    local = os.environ.get("LOCAL_RANK", "0")
+    place = backends.get("torch:cpu" if kind == "cpu" else f"torch:cuda:{local}")
+
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    if not dist.is_available():
+        raise BackendUnavailable(
+            f"PyTorch {torch.__version__} was built without torch.distributed."
+        )
+    if kind == "cuda":
+        torch.cuda.set_device(place.device)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo" if kind == "cpu" else "nccl")
+    else:
+        store = dist.HashStore()
+        dist.init_process_group(
+            "gloo" if kind == "cpu" else "nccl", store=store, rank=0, world_size=1
+        )
+    mesh = dist.init_device_mesh(kind, (size,))
+
+    def whole(a: Any) -> Any:
+        return DTensor.from_local(a, mesh, [Replicate()], run_check=False)
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        a: Array = whole(place.asarray(host, dtype))
+        return a
+
+    def to_numpy(a: Any) -> Any:
+        return place.to_numpy(a.full_tensor())
+
+    def shard(a: Any) -> Any:
+        # A worker without a sample has no largest element either.
+        part = -(-a.shape[0] // size)
+        if part * (size - 1) >= a.shape[0] or a.placements[0].is_shard():
+            return a
+        return distribute_tensor(a.to_local(), mesh, [Shard(0)], src_data_rank=None)
+
+    backend = place._replace(
+        name=f"torch:{kind}",
+        asarray=asarray,
+        to_numpy=to_numpy,
+        compile=partial(split_batches, shard=shard),
+    )
+    try:
+        with _mode(whole):
+            yield Workers(backend, shard, size, dist.get_rank() == 0)
+    finally:
+        dist.destroy_process_group()
+
+
+def _mode(whole: Callable[[Any], Any]) -> Any:
+    """Make the mode in which torch's functions on DTensors do what the kernel relies on."""
+    import torch
+    from torch.distributed.tensor import DTensor, Replicate
+    from torch.overrides import TorchFunctionMode
+
+    creators = {torch.arange, torch.asarray, torch.empty, torch.full, torch.ones, torch.zeros}
+    # DTensor takes operators whose names end in an underscore for ones that change their operand,
+    # and returns it as it is.
+    named = {
+        torch.Tensor.__lshift__: torch.bitwise_left_shift,
+        torch.Tensor.__rshift__: torch.bitwise_right_shift,
+    }
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            func = named.get(func, func)
+            if args and isinstance(args[0], DTensor):
+                if func is torch.Tensor.__array__:
+                    args = (args[0].full_tensor(), *args[1:])
+                # DTensor flattens no array of parts that are not equal.
+                elif func is torch.reshape and args[0].shape[0] % args[0].device_mesh.size():
+                    args = (_replicated(args[0]), *args[1:])
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, DTensor):
+                # A sum over workers that is left pending would be rounded together with others.
+                return _replicated(result) if result.placements[0].is_partial() else result
+            return whole(result) if func in creators else result
+
+    def _replicated(a: Any) -> Any:
+        return a.redistribute(placements=[Replicate()])
+
+    return Mode()
