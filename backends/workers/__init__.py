@@ -19,9 +19,13 @@ from kernels._typing import Array
 
 from .._backend import Backend
 
-__all__ = ["ENGINES", "Workers", "join", "split_batches"]
+__all__ = ["ENGINES", "WorkerLost", "Workers", "join", "split_batches"]
 
 ENGINES = ("torch", "jax")
+
+
+class WorkerLost(RuntimeError):
+    """Another worker has ended, and this one cannot go on; the message is one sentence."""
 
 
 class Workers(NamedTuple):
@@ -44,7 +48,7 @@ class Workers(NamedTuple):
 
     backend: Backend
     shard: Callable[[Array], Array]
-    count: int
+    count: int  # type: ignore[assignment]
     first: bool
 
 

@@ -95,7 +95,7 @@ def _mode(whole: Callable[[Any], Any]) -> Any:
         torch.Tensor.__rshift__: torch.bitwise_right_shift,
     }
 
-    class Mode(TorchFunctionMode):
+    class Mode(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "console",
     "find_backend",
     "require",
+    "use_float64",
     "warn",
 ]
 
@@ -74,9 +75,7 @@ def require(module: str, purpose: str) -> None:
 
 def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Backend:
     """Find a backend and see that it has the dtypes."""
-    if "float64" in (dtype, _WORKING_DTYPE.get(numerics)):
-        # JAX reads this once, when it is imported.
-        os.environ.setdefault("JAX_ENABLE_X64", "1")
+    use_float64(dtype, numerics)
     # A broken installation of a library fails in its import.
     with (
         as_cli_error(ValueError, backends.BackendUnavailable),
@@ -86,6 +85,12 @@ def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Ba
     with as_cli_error(ValueError, TypeError, AttributeError, prefix=f"{name} has no {dtype}: "):
         backend.asarray([0.0], dtype)
     return backend
+
+
+def use_float64(dtype: str, numerics: str) -> None:
+    """Enable float64 in JAX where it is needed: JAX reads this once, when it is imported."""
+    if "float64" in (dtype, _WORKING_DTYPE.get(numerics)):
+        os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 
 def console() -> Console:

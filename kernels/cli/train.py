@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from backends import Backend
+from backends.workers import ENGINES, Workers
 
 from .._typing import Array
 from ..digest import digest
@@ -29,7 +30,6 @@ from .common import (
     as_cli_error,
     choose,
     console,
-    find_backend,
     require,
     warn,
 )
@@ -37,6 +37,7 @@ from .data import TASKS, Table, make_problem, read_table
 from .problems import Problem, digits, tutorial
 from .report import Report, as_json, milestones, plot_losses, report_table
 from .running import check_finite, compiles, device_of, fit_timed, in_runs, measure, note_ctrl_c
+from .workers import fit_split, join, must_launch, run_launched
 
 __all__ = ["train"]
 
@@ -56,6 +57,7 @@ def _option(panel: str, text: str, *names: str, **limits: Any) -> Any:
 
 
 def train(
+    context: typer.Context,
     problem: Annotated[
         str | None,
         _option(
@@ -127,6 +129,21 @@ def train(
         _option(
             "Arithmetic",
             f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: {_DEFAULT.numerics}.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            f"Split every batch among the workers of {' or '.join(ENGINES)}; --backend may name "
+            "their kind of device.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        _option(
+            "Arithmetic",
+            "How many workers the engine has. Default: as many as torchrun started, or 1.",
         ),
     ] = None,
     compile: Annotated[
@@ -205,12 +222,32 @@ def train(
         settings, folder = agree(given, before.settings, resume), checkpoint or resume
     if every is not None and folder is None:
         raise CliError(f"expected --checkpoint DIR with --every {every}, got no --checkpoint")
+    settings = _with_engine(settings, engine, workers, backend)
     choose("--dtype", settings.dtype, DTYPES)
     choose("--numerics", settings.numerics, tuple(NUMERICS))
     source = None if settings.data is None else Path(settings.data)
     _check_files(reads=(source, resume), save=save, plot=plot)
     table = _read_data(settings.problem, source, settings.target, settings.task)
-    place = find_backend(settings.backend, settings.dtype, settings.numerics)
+    if must_launch(engine):
+        raise typer.Exit(run_launched(workers or 1, context.params, folder))
+    with join(engine, workers, settings.backend, settings.dtype, settings.numerics) as team:
+        _train(team, engine, settings, table, before, resume, folder, save, plot, json)
+
+
+def _train(
+    team: Workers,
+    engine: str | None,
+    settings: Settings,
+    table: Table | None,
+    before: Checkpoint | None,
+    resume: Path | None,
+    folder: Path | None,
+    save: Path | None,
+    plot: Path | None,
+    json: bool,
+) -> None:
+    """Train on a team of workers, the first of which writes and prints."""
+    place = team.backend
     initial = None
     if before is not None:
         initial = _placed(before.layers, place)
@@ -237,7 +274,7 @@ def train(
         if settings.data_sha256 != before.settings.data_sha256:
             raise CliError(
                 f"expected the data that the checkpoint in {resume} is of, got another content in "
-                f"{source}"
+                f"{settings.data}"
             )
         if total < len(earlier):
             raise CliError(
@@ -245,13 +282,19 @@ def train(
                 f"done, got {total}"
             )
 
-    training = fit
-    if folder is not None:
+    if work.x.shape[0] < team.count:
+        raise CliError(
+            f"expected at most as many workers as samples, {work.x.shape[0]}, got {team.count}"
+        )
+
+    training = fit if engine is None else fit_split(team)
+    if folder is not None and team.first:
         with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
             own = resume is not None and folder.resolve() == resume.resolve()
             prepare(folder, resumed=own)
-        keep = partial(_keep, folder, settings, earlier, work, place)
-        training = in_runs(fit, every=settings.every, keep=keep)
+    if folder is not None:
+        keep = partial(_keep, folder, settings, earlier, work, team)
+        training = in_runs(training, every=settings.every, keep=keep)
     with note_ctrl_c() as interrupted:
         trained = fit_timed(
             training,
@@ -267,6 +310,8 @@ def train(
         layers, losses = trained.layers, _joined(earlier, trained.losses)
         final_loss, held_out = measure(work, layers, place, NUMERICS[settings.numerics])
         check_finite(layers, losses, work, place, final_loss=final_loss)
+        if not team.first:
+            return
         if save is not None:
             with as_cli_error(OSError, prefix=f"cannot write {save}: ", status=1):
                 save_network(save, layers)
@@ -317,6 +362,25 @@ def train(
             kept = f"in a checkpoint: go on with --resume {folder}"
         warn(f"Interrupted after {len(losses)} of {total} steps; the network so far is {kept}.")
         raise typer.Exit(130)
+
+
+def _with_engine(
+    settings: Settings, engine: str | None, workers: int | None, backend: str | None
+) -> Settings:
+    """Check the options of an engine, and put in what follows from it."""
+    if engine is None:
+        if workers is not None:
+            raise CliError(f"expected --engine with --workers {workers}, got no --engine")
+        return settings
+    choose("--engine", engine, ENGINES)
+    if workers is not None and workers < 1:
+        raise CliError(f"expected --workers of 1 or more, got {workers}")
+    backend = backend or engine
+    if backend.partition(":")[0] != engine:
+        raise CliError(f"expected --backend {engine} with --engine {engine}, got {backend}")
+    if engine == "torch" and settings.compile:
+        raise CliError("expected no --compile with --engine torch, whose arrays it cannot compile")
+    return settings._replace(backend=backend, compile=engine == "jax")
 
 
 def _parse_hidden(hidden: str) -> tuple[int, ...]:
@@ -470,13 +534,15 @@ def _keep(
     settings: Settings,
     earlier: Any,
     work: Problem,
-    place: Backend,
+    team: Workers,
     layers: tuple[Layer, ...],
     losses: Array,
 ) -> None:
     """Write a checkpoint, unless training diverged."""
-    every = _joined(earlier, place.to_numpy(losses))
-    check_finite(layers, every, work, place)
+    every = _joined(earlier, team.backend.to_numpy(losses))
+    check_finite(layers, every, work, team.backend)
+    if not team.first:
+        return
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
         write(folder, Checkpoint(layers, every, settings))
 

@@ -1,0 +1,154 @@
+"""`python -m kernels train --workers`: joining an engine's workers, and starting those of torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import backends
+from backends import workers
+from backends.workers import Workers
+
+from .._typing import Array
+from ..network import Layer
+from ..training import Fit, fit
+from .common import CliError, as_cli_error, find_backend, use_float64, warn
+
+__all__ = ["fit_split", "join", "must_launch", "run_launched"]
+
+# The exit status of a worker that ends because another did.
+_LOST = 75
+
+_MAX_STARTS = 4
+
+
+@contextmanager
+def join(
+    engine: str | None, count: int | None, backend: str, dtype: str, numerics: str
+) -> Iterator[Workers]:
+    """Join an engine's workers; without an engine, make this process the only one."""
+    if engine is None:
+        yield Workers(find_backend(backend, dtype, numerics), lambda a: a, 1, True)
+        return
+    use_float64(dtype, numerics)
+    launched = "LOCAL_RANK" in os.environ
+    if launched:
+        # Workers would notice a Ctrl-C in different steps, and wait for each other.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with ExitStack() as stack:
+        with as_cli_error(ValueError, backends.BackendUnavailable):
+            device = backend.partition(":")[2] or None
+            team = stack.enter_context(workers.join(engine, count, device))
+        try:
+            yield team
+        except workers.WorkerLost as error:
+            if not launched:
+                raise CliError(str(error), status=1) from error
+            # Whoever started the workers knows which one it was.
+            raise typer.Exit(_LOST) from None
+        except CliError as error:
+            # What is wrong for one worker is so for all; one on each machine says it.
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                raise
+            raise typer.Exit(error.status) from None
+
+
+def fit_split(team: Workers) -> Callable[..., Fit]:
+    """Make a function like `kernels.fit` that splits each batch among workers."""
+
+    def fit_by_workers(
+        layers: tuple[Layer, ...],
+        x: Array,
+        y: Array,
+        *,
+        batch_size: int | None,
+        compile: object,  # noqa: ARG001
+        **settings: Any,
+    ) -> Fit:
+        if batch_size is None:
+            x, y = team.shard(x), team.shard(y)
+        return fit(layers, x, y, batch_size=batch_size, compile=team.backend.compile, **settings)
+
+    return fit_by_workers
+
+
+def must_launch(engine: str | None) -> bool:
+    """Say whether the engine's workers are processes that nobody has started."""
+    return engine == "torch" and "LOCAL_RANK" not in os.environ
+
+
+def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -> int:
+    """Run `train` in processes that torchrun starts, and return the exit status.
+
+    If one is killed, all start again from the last checkpoint, if there is one.
+
+    Raises
+    ------
+    CliError
+        If a worker was killed or could not start, or on Ctrl-C.
+    """
+    try:
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+    except ModuleNotFoundError:
+        raise CliError("PyTorch is not installed: pip install array-api-kernels[torch]") from None
+    # What it logs is said below, in a sentence.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    for start in range(1, _MAX_STARTS + 1):
+        arguments = ["--standalone", f"--nproc-per-node={count}", "-m", "kernels", "train"]
+        try:
+            run(parse_args(arguments + _written(options)))
+        except SignalException as error:
+            raise CliError(f"stopped by {error.sigval.name}", status=128 + error.sigval) from error
+        except ChildFailedError as error:
+            rank, failure = _cause(error.failures)
+            if failure.exitcode > 0 and rank == 0:
+                return int(failure.exitcode)
+            how = (
+                f"was killed by {signal.Signals(-failure.exitcode).name}"
+                if failure.exitcode < 0
+                else f"ended with status {failure.exitcode}"
+            )
+            message = f"worker {rank + 1} of {count} {how}"
+            if failure.exitcode > 0 or checkpoint is None or start == _MAX_STARTS:
+                raise CliError(message, status=1) from error
+            if next(checkpoint.glob("step-*"), None) is not None:
+                options = options | {"resume": checkpoint}
+            warn(f"{message[0].upper()}{message[1:]}; starting again from the last checkpoint.")
+        else:
+            return 0
+    raise AssertionError
+
+
+def _cause(failures: dict[int, Any]) -> tuple[int, Any]:
+    """Find the worker whose failure made the others fail: one killed, if not by torchrun itself."""
+
+    def order(item: tuple[int, Any]) -> tuple[int, float]:
+        code = item[1].exitcode
+        killed, lost = code < 0 and -code != signal.SIGTERM, code in (_LOST, -signal.SIGTERM)
+        return (0 if killed else 2 if lost else 1), item[1].timestamp
+
+    return min(failures.items(), key=order)
+
+
+def _written(options: dict[str, Any]) -> list[str]:
+    """Write the options of a command as arguments."""
+    arguments = []
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if value is True:
+            arguments.append(f"--{option}")
+        elif value is False and name != "json":
+            arguments.append(f"--no-{option}")
+        elif value not in (None, False):
+            arguments.append(f"--{option}={value}")
+    return arguments
