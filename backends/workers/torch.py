@@ -12,7 +12,7 @@ import backends
 from kernels._typing import Array
 
 from .._backend import BackendUnavailable
-from . import Workers, split_batches
+from . import WorkerLost, Workers, split_batches
 
 
 @contextmanager
@@ -77,6 +77,11 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
     try:
         with _mode(whole):
             yield Workers(backend, shard, size, dist.get_rank() == 0)
+    except RuntimeError as error:
+        # Gloo's errors have no class of their own.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise WorkerLost("the connection to another worker was lost") from error
     finally:
         dist.destroy_process_group()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json as json_format
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, NamedTuple
@@ -12,6 +14,7 @@ import typer
 from rich.console import Console
 
 import backends
+from backends.workers import ENGINES
 
 from . import identity
 from .common import DTYPES, NUMERICS, CliError, as_cli_error, console, require, warn
@@ -19,6 +22,8 @@ from .report import verify_table
 from .running import compiles
 
 __all__ = ["Verified", "verify"]
+
+_COUNTS = (1, 2, 3, 4)
 
 
 class Verified(NamedTuple):
@@ -75,7 +80,8 @@ def verify(
 ) -> None:
     """Train with exact numerics on every backend and compare the weights to the last bit.
 
-    The digests must be those that come with this package. Then the same with native numerics, to
+    The digests must be those that come with this package, also with each batch split among up to
+    four workers where the library has an engine for that. Then the same with native numerics, to
     show what the difference is. The exit status is 1 if an exact digest differs.
     """
     require("sklearn", "verifying the training on digits")
@@ -85,8 +91,12 @@ def verify(
         raise CliError(f"expected --steps to be 1, 10 or 500, got {steps}")
     with as_cli_error(ValueError, backends.BackendUnavailable):
         places = [backends.get(name) for name in backend or backends.available()]
-    exact = _all("exact", places, steps)
-    native = _all("native", places, steps)
+    libraries = {place.name.partition(":")[0] for place in places}
+    engines = [engine for engine in ENGINES if engine in libraries]
+    exact, native = (
+        [*_all(numerics, places, steps), *_by_workers(numerics, engines)]
+        for numerics in ("exact", "native")
+    )
     if json:
         typer.echo(json_format.dumps([row._asdict() for row in (*exact, *native)], indent=2))
     else:
@@ -156,6 +166,49 @@ def _all(numerics: str, places: list[backends.Backend], steps: int | None) -> li
                         result,
                     )
                 )
+    return rows
+
+
+def _by_workers(numerics: str, engines: list[str]) -> list[Verified]:
+    """Train a few steps of the tutorial's network on each engine with each number of workers."""
+    rows: list[Verified] = []
+    expected = identity.committed()["tutorial"]["float32"]
+    steps = sorted(expected)[-2]
+    with Console(stderr=True).status("") as status:
+        for engine, count in product(engines, _COUNTS):
+            name = f"{engine} x {count} worker{'s' if count > 1 else ''}"
+            status.update(f"{numerics} tutorial float32, {steps} steps on {name}")
+            options = f"--engine {engine} --workers {count} --numerics {numerics} --steps {steps}"
+            done = subprocess.run(
+                [sys.executable, "-m", "kernels", "train", "--problem", "tutorial", "--json"]
+                + options.split(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            report = json_format.loads(done.stdout) if done.returncode == 0 else {}
+            digest = report.get("digest")
+            if digest is None:
+                result = f"failed: {(done.stderr.splitlines() or ['-'])[-1]}"
+            elif numerics == "native" and count == _COUNTS[0]:
+                result, reference = "reference", digest
+            else:
+                same = digest == (expected[steps] if numerics == "exact" else reference)
+                result = "same" if same else "different"
+            rows.append(
+                Verified(
+                    numerics,
+                    f"tutorial, {steps} steps",
+                    "float32",
+                    name,
+                    report.get("device", ""),
+                    report.get("version", ""),
+                    report.get("compiled", False),
+                    report.get("seconds_per_step"),
+                    digest,
+                    result,
+                )
+            )
     return rows
 
 
