@@ -178,10 +178,12 @@ def _by_workers(numerics: str, engines: list[str]) -> list[Verified]:
         for engine, count in product(engines, _COUNTS):
             name = f"{engine} x {count} worker{'s' if count > 1 else ''}"
             status.update(f"{numerics} tutorial float32, {steps} steps on {name}")
-            options = f"--engine {engine} --workers {count} --numerics {numerics} --steps {steps}"
+            options = (
+                f"--problem tutorial --steps {steps} --numerics {numerics} --engine {engine} "
+                f"--workers {count} --json"
+            )
             done = subprocess.run(
-                [sys.executable, "-m", "kernels", "train", "--problem", "tutorial", "--json"]
-                + options.split(),
+                [sys.executable, "-m", "kernels", "train", *options.split()],
                 capture_output=True,
                 text=True,
                 check=False,
