@@ -33,6 +33,8 @@ EXTRAS = {
 SUBSETS = {
     "dask": ("tests/test_backends.py", "tests/test_identity.py"),
 }
+# Backends with an engine for several workers, which are tested through the command line.
+ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda")
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
@@ -77,7 +79,8 @@ def tests(session: nox.Session, backend: str) -> None:
     reason = no_cuda() if backend in CUDA else None
     if reason is not None:
         session.error(f"The backend {backend} cannot run: {reason}.")
-    install(session, "-e", f".[{EXTRAS[backend]},save]", *TEST_PACKAGES)
+    command_line = ",cli" if backend in ENGINES else ""
+    install(session, "-e", f".[{EXTRAS[backend]},save{command_line}]", *TEST_PACKAGES)
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
     import torch
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    from ._dtensor import WorkersMode
 
     if not dist.is_available():
         raise BackendUnavailable(
@@ -75,7 +77,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         compile=partial(split_batches, shard=shard),
     )
     try:
-        with _mode(whole):
+        with WorkersMode(whole):
             yield Workers(backend, shard, size, dist.get_rank() == 0)
     except RuntimeError as error:
         # Gloo's errors have no class of their own.
@@ -84,40 +86,3 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         raise WorkerLost("the connection to another worker was lost") from error
     finally:
         dist.destroy_process_group()
-
-
-def _mode(whole: Callable[[Any], Any]) -> Any:
-    """Make the mode in which torch's functions on DTensors do what the kernel relies on."""
-    import torch
-    from torch.distributed.tensor import DTensor, Replicate
-    from torch.overrides import TorchFunctionMode
-
-    creators = {torch.arange, torch.asarray, torch.empty, torch.full, torch.ones, torch.zeros}
-    # DTensor takes operators whose names end in an underscore for ones that change their operand,
-    # and returns it as it is.
-    named = {
-        torch.Tensor.__lshift__: torch.bitwise_left_shift,
-        torch.Tensor.__rshift__: torch.bitwise_right_shift,
-    }
-
-    class Mode(TorchFunctionMode):  # type: ignore[misc]
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            func = named.get(func, func)
-            if args and isinstance(args[0], DTensor):
-                if func is torch.Tensor.__array__:
-                    args = (args[0].full_tensor(), *args[1:])
-                # DTensor flattens no array of parts that are not equal.
-                elif func is torch.reshape and args[0].shape[0] % args[0].device_mesh.size():
-                    args = (_replicated(args[0]), *args[1:])
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, DTensor):
-                # A sum over workers that is left pending would be rounded together with others.
-                return _replicated(result) if result.placements[0].is_partial() else result
-            return whole(result) if func in creators else result
-
-    def _replicated(a: Any) -> Any:
-        return a.redistribute(placements=[Replicate()])
-
-    return Mode()

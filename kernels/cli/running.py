@@ -63,8 +63,14 @@ class Trained(NamedTuple):
 
 @contextmanager
 def note_ctrl_c() -> Iterator[Event]:
-    """Note the first Ctrl-C in an event; a second is the usual KeyboardInterrupt."""
+    """Note the first Ctrl-C in an event; a second is the usual KeyboardInterrupt.
+
+    A process that is not to note it, but to end, has the system's own handler.
+    """
     interrupted = Event()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        yield interrupted
+        return
 
     def note(*_: object) -> None:
         interrupted.set()

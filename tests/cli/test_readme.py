@@ -9,17 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-# Those for one library run in tests/test_autograd.py, with that library.
+# Those for one library run in tests/test_autograd.py and test_workers.py, with that library.
 PROGRAMS = [
     program
     for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    if "backends.autograd" not in program
+    if "from backends" not in program
 ]
-# The commands of a block run in one folder, one after the other.
+# The commands of a block run in one folder, one after the other. Those of an engine run in
+# tests/test_workers.py, with that engine.
 BLOCKS = [
     commands
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    if (commands := re.findall(r"^python -m (kernels.*)$", block, re.MULTILINE))
+    if "--engine" not in block
+    and (commands := re.findall(r"^python -m (kernels.*)$", block, re.MULTILINE))
 ]
 
 

@@ -1,0 +1,73 @@
+"""A worker: trains by one engine with several numbers of workers, and prints digests as JSON.
+
+python tests/_workers.py jax:cpu 1 2 3 4
+torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
+"""
+
+import json
+import os
+import sys
+
+os.environ["JAX_ENABLE_X64"] = "1"
+
+import kernels
+from backends import workers
+from kernels.cli import identity
+from kernels.cli.problems import generated
+from kernels.cli.workers import fit_split
+
+STEPS = (1, 10)
+
+
+def small(asarray, dtype):
+    """Batches of 7, 7 and 2 samples, of which not all can be split among 3 or 4 workers."""
+    problem = generated("small", 16, (5, 4, 3), like=asarray([0.0], dtype), learning_rate=1e-3)
+    return problem._replace(batch_size=7)
+
+
+def digest_after(problem, fit, steps, numerics):
+    trained = fit(
+        problem.layers,
+        problem.x,
+        problem.y,
+        learning_rate=problem.learning_rate,
+        loss=problem.loss,
+        batch_size=problem.batch_size,
+        steps=steps,
+        numerics=numerics,
+        compile=None,
+    )
+    return kernels.digest(trained.layers)
+
+
+def digests(team):
+    fit = fit_split(team)
+    found = {}
+    for name, dtype in (("tutorial", "float32"), ("digits", "float64")):
+        problem = identity.make(name, team.backend, dtype)
+        found[f"{name} {dtype}"] = [
+            digest_after(problem, fit, steps, kernels.EXACT) for steps in STEPS
+        ]
+        if name == "tutorial":
+            found["native"] = [digest_after(problem, fit, STEPS[-1], kernels.NATIVE)]
+    problem = small(team.backend.asarray, "float32")
+    found["small"] = [digest_after(problem, fit, 6, kernels.EXACT)]
+    return found
+
+
+def main():
+    engine, _, device = sys.argv[1].partition(":")
+    counts = [int(count) for count in sys.argv[2:]]
+    if engine == "jax" and device == "cpu":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", max(counts))
+    for count in counts:
+        with workers.join(engine, count, device) as team:
+            found = digests(team)
+            if team.first:
+                sys.stdout.write(json.dumps({"count": team.count} | found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

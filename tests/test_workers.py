@@ -1,0 +1,237 @@
+"""The same digest for any number of workers, as a user starts, disturbs and misuses them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _workers
+import numpy as np
+import pytest
+
+import backends
+import kernels
+from kernels.cli import identity
+
+pytestmark = pytest.mark.library("torch", "jax")
+for module in ("typer", "rich", "safetensors"):
+    pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
+
+COUNTS = (1, 2, 3, 4)
+TESTS = Path(__file__).parent
+README = (TESTS.parent / "README.md").read_text()
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+SHORT = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
+COMMITTED = identity.committed()["tutorial"]["float32"][10]
+
+
+def start(*arguments, **environment):
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **environment}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, status=0, **environment):
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+def engine_of(backend):
+    """The engine, how to name its device, and how many workers it can have here."""
+    engine, _, device = backend.name.partition(":")
+    device = device.partition(":")[0]
+    here = [count for count in COUNTS if device == "cpu" or count <= len(backend.devices)]
+    return engine, f"{engine}:{device}", here
+
+
+@pytest.fixture(scope="module")
+def found(backend):
+    """What `_workers.py` printed, by the number of workers."""
+    engine, name, counts = engine_of(backend)
+    if engine == "jax":
+        lines = run(TESTS / "_workers.py", name, *counts)[0].splitlines()
+    else:
+        lines = [run(*TORCHRUN, count, TESTS / "_workers.py", name, count)[0] for count in counts]
+    by_count = {(line := json.loads(text)).pop("count"): line for text in lines}
+    assert list(by_count) == counts
+    return by_count
+
+
+@pytest.fixture
+def train(backend):
+    """Arguments of a training run on some of the engine's workers."""
+    engine, name, counts = engine_of(backend)
+
+    def train(*arguments, workers=3):
+        if workers > counts[-1] and name != f"{engine}:cpu":
+            pytest.skip(f"{name} has fewer than {workers} devices here")
+        options = ("--engine", engine, "--backend", name, "--workers", workers)
+        return ("-m", "kernels", "train", *options, *arguments)
+
+    return train
+
+
+@pytest.mark.parametrize("problem", ["tutorial float32", "digits float64"])
+@pytest.mark.parametrize("count", COUNTS)
+def test_committed_digests(backend, found, count, problem):
+    """1, 2, 3 (which divides no batch) and 4 workers train to the bits of one process."""
+    if count not in found:
+        pytest.skip(f"{backend.name} has fewer than {count} devices here")
+    name, dtype = problem.split()
+    committed = identity.committed()[name][dtype]
+    assert found[count][problem] == [committed[steps] for steps in _workers.STEPS]
+
+
+def test_batches_smaller_than_the_workers(found):
+    """Some parts would be empty, and the last batch of an epoch smaller still."""
+    numpy = backends.get("numpy")
+    problem = _workers.small(numpy.asarray, "float32")
+    expected = [_workers.digest_after(problem, kernels.fit, 6, kernels.EXACT)]
+    assert {count: each["small"] for count, each in found.items()} == dict.fromkeys(found, expected)
+
+
+def test_native_numerics_differ(found):
+    """It is not that the order of the sums was the same for any number of workers."""
+    native = {each["native"][0] for each in found.values()}
+    assert COMMITTED not in native
+    assert len(native) > 1 or len(found) == 1
+
+
+def test_command(train, tmp_path):
+    """One report, and one file with the network."""
+    out, err = run(*train(*SHORT, "--save", tmp_path / "network.safetensors", "--json"))
+    assert json.loads(out)["digest"] == COMMITTED
+    assert err == ""
+    like = np.zeros(0, "float32")
+    layers = kernels.load(tmp_path / "network.safetensors", like=like)
+    assert kernels.digest(layers) == COMMITTED
+
+
+def test_checkpoint_of_another_number_of_workers(train, tmp_path):
+    """The first writes, all read."""
+    run(*train(*SHORT[:-1], "6", "--checkpoint", tmp_path, "--every", "4", workers=2))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        f"step-0000000{step}.safetensors" for step in (4, 6)
+    ]
+    out, _ = run(*train("--resume", tmp_path, "--steps", "10", "--json", workers=3))
+    assert json.loads(out)["digest"] == COMMITTED
+
+
+def test_more_workers_than_samples(train, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.ones((3, 2)), y=np.ones(3))
+    data = ("--data", tmp_path / "data.npz", "--target", "y")
+    out, err = run(*train(*data, workers=4), status=2)
+    assert out == ""
+    assert err == "Error: expected at most as many workers as samples, 3, got 4.\n"
+
+
+@pytest.mark.library("torch")
+def test_torchrun(train):
+    """Under a torchrun of the user's own, which says how many workers there are."""
+    arguments = train(*SHORT, "--json", workers=2)
+    out, _ = run(*TORCHRUN, 2, *arguments)
+    assert json.loads(out)["digest"] == COMMITTED
+    _, err = run(*TORCHRUN, 1, *arguments, status=1)
+    expected = "Error: expected the number of processes that torchrun started, 1, got 2 workers."
+    assert expected in err.splitlines()
+
+
+@pytest.mark.library("torch")
+def test_worker_that_cannot_start(train, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '1':\n    os._exit(3)\n"
+    )
+    out, err = run(*train(*SHORT), PYTHONPATH=str(tmp_path), status=1)
+    assert out == ""
+    assert err == "Error: worker 2 of 3 ended with status 3.\n"
+
+
+# Ends the second of three workers in its 5th step, once.
+KILL = """
+import os
+if os.environ.get("RANK") == "1" and not os.path.exists({flag!r}):
+    import kernels.training
+    train, steps = kernels.training.train, []
+    def dying(*arguments, **options):
+        steps.append(None)
+        if len(steps) == 5:
+            open({flag!r}, "w").close()
+            os.kill(os.getpid(), 9)
+        return train(*arguments, **options)
+    kernels.training.train = dying
+"""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The environment in which a worker is killed, and the file that tells that it was."""
+    (tmp_path / "kill").mkdir()
+    flag = tmp_path / "kill" / "done"
+    (tmp_path / "kill" / "sitecustomize.py").write_text(KILL.format(flag=str(flag)))
+    return {"PYTHONPATH": str(tmp_path / "kill")}, flag
+
+
+@pytest.mark.library("torch")
+def test_killed_worker(train, killed):
+    """The others do not wait for it."""
+    environment, flag = killed
+    started = time.monotonic()
+    out, err = run(*train(*SHORT), **environment, status=1)
+    assert flag.exists()
+    assert out == ""
+    assert err == "Error: worker 2 of 3 was killed by SIGKILL.\n"
+    assert time.monotonic() - started < 120
+
+
+@pytest.mark.library("torch")
+def test_killed_worker_with_checkpoints(train, killed, tmp_path):
+    """All start again from the last checkpoint and end with the digest of an undisturbed run."""
+    environment, flag = killed
+    checkpoint = ("--checkpoint", tmp_path / "checkpoints", "--every", "2")
+    out, err = run(*train(*SHORT, *checkpoint, "--json"), **environment)
+    assert flag.exists()
+    report = json.loads(out)
+    assert report["digest"] == COMMITTED
+    assert report["resumed"] == str(tmp_path / "checkpoints")
+    assert err == (
+        "Worker 2 of 3 was killed by SIGKILL; starting again from the last checkpoint.\n"
+    )
+
+
+@pytest.mark.library("torch")
+def test_ctrl_c(train, tmp_path):
+    """Training ends at once, since workers notice it in different steps."""
+    checkpoint = ("--checkpoint", tmp_path, "--every", "1")
+    process = start(*train(*SHORT[:-1], "100000", *checkpoint, workers=2))
+    while process.poll() is None and not any(tmp_path.glob("step-*")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "Error: stopped by SIGINT.\n")
+
+
+def test_readme(backend):
+    """Every command and program of the README for this engine."""
+    engine = backend.name.partition(":")[0]
+    commands = [
+        line
+        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if f"--engine {engine}" in line
+    ]
+    assert commands
+    for command in commands:
+        program, *arguments = command.split()
+        module = {"torchrun": ("-m", "torch.distributed.run"), "python": ()}[program]
+        assert "digest" in run(*module, *arguments)[0]
