@@ -1,4 +1,4 @@
-"""A worker: trains by one engine with several numbers of workers, and prints digests as JSON.
+"""A worker: trains by one engine with several numbers of workers, and prints what it saw as JSON.
 
 python tests/_workers.py jax:cpu 1 2 3 4
 torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
@@ -17,6 +17,7 @@ from kernels.cli.problems import generated
 from kernels.cli.workers import fit_split
 
 STEPS = (1, 10)
+STEPS_COUNTED = (1, 3)
 
 
 def small(asarray, dtype):
@@ -40,7 +41,34 @@ def digest_after(problem, fit, steps, numerics):
     return kernels.digest(trained.layers)
 
 
-def digests(team):
+def sent(problem, fit, numerics):
+    """Count the bytes that this worker of torch puts into collectives in one step."""
+    import torch
+    from torch.distributed.tensor import DTensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if any(issubclass(kind, DTensor) for kind in types):
+                return NotImplemented
+            name = str(func)
+            # Waiting, and keeping a gradient's graph, send nothing.
+            if name.startswith("_c10d_functional.") and "wait" not in name and "wrap" not in name:
+                self.total += args[0].numel() * args[0].element_size()
+            return func(*args, **(kwargs or {}))
+
+    totals = []
+    for steps in STEPS_COUNTED:
+        with Count() as count:
+            digest_after(problem, fit, steps, numerics)
+        totals.append(count.total)
+    # What is sent before the first step does not count.
+    return (totals[1] - totals[0]) // (STEPS_COUNTED[1] - STEPS_COUNTED[0])
+
+
+def observe(team):
     fit = fit_split(team)
     found = {}
     for name, dtype in (("tutorial", "float32"), ("digits", "float64")):
@@ -50,6 +78,8 @@ def digests(team):
         ]
         if name == "tutorial":
             found["native"] = [digest_after(problem, fit, STEPS[-1], kernels.NATIVE)]
+            if team.backend.name.startswith("torch"):
+                found["sent"] = [sent(problem, fit, n) for n in (kernels.NATIVE, kernels.EXACT)]
     problem = small(team.backend.asarray, "float32")
     found["small"] = [digest_after(problem, fit, 6, kernels.EXACT)]
     return found
@@ -64,7 +94,7 @@ def main():
         jax.config.update("jax_num_cpu_devices", max(counts))
     for count in counts:
         with workers.join(engine, count, device) as team:
-            found = digests(team)
+            found = observe(team)
             if team.first:
                 sys.stdout.write(json.dumps({"count": team.count} | found) + "\n")
 

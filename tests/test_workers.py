@@ -108,6 +108,18 @@ def test_native_numerics_differ(found):
     assert len(native) > 1 or len(found) == 1
 
 
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("count", COUNTS[1:])
+def test_bytes_sent(backend, found, count):
+    """In a step: the gradients and the loss; exact, one float64 for each, and few numbers more."""
+    if count not in found:
+        pytest.skip(f"{backend.name} has fewer than {count} devices here")
+    native, exact = found[count]["sent"]
+    gradients = 4 * (1000 * 100 + 100 * 10)
+    assert native == gradients + 4
+    assert 2 * native <= exact <= 2.01 * gradients
+
+
 def test_command(train, tmp_path):
     """One report, and one file with the network."""
     out, err = run(*train(*SHORT, "--save", tmp_path / "network.safetensors", "--json"))
@@ -221,7 +233,7 @@ def test_ctrl_c(train, tmp_path):
     assert (process.returncode, out, err) == (130, "", "Error: stopped by SIGINT.\n")
 
 
-def test_readme(backend):
+def test_readme(backend, tmp_path):
     """Every command and program of the README for this engine."""
     engine = backend.name.partition(":")[0]
     commands = [
@@ -235,3 +247,13 @@ def test_readme(backend):
         program, *arguments = command.split()
         module = {"torchrun": ("-m", "torch.distributed.run"), "python": ()}[program]
         assert "digest" in run(*module, *arguments)[0]
+    (program,) = (
+        program
+        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "from backends import workers" in program
+    )
+    path = tmp_path / "program.py"
+    path.write_text(program.replace('"torch"', f'"{engine}"'))
+    launcher = (*TORCHRUN, 2) if engine == "torch" else ()
+    out, _ = run(*launcher, path, JAX_ENABLE_X64="1")
+    assert out.split() == [re.findall(r"# (\w{16})$", program, re.MULTILINE)[0]]

@@ -1,0 +1,37 @@
+"""Mistakes in the options of an engine, found before anything is started."""
+
+import sys
+
+import pytest
+
+pytest.importorskip("typer", reason="the command line needs array-api-kernels[cli]")
+pytest.importorskip("rich", reason="the command line needs array-api-kernels[cli]")
+from kernels.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--workers 3", "expected --engine with --workers 3, got no --engine"),
+        ("--engine abacus", "expected --engine to be torch or jax, got 'abacus'"),
+        ("--engine jax --workers 0", "expected --workers of 1 or more, got 0"),
+        ("--engine jax --backend torch", "expected --backend jax with --engine jax, got torch"),
+        (
+            "--engine torch --compile",
+            "expected no --compile with --engine torch, whose arrays it cannot compile",
+        ),
+    ],
+)
+def test_mistake(options, message, capsys):
+    assert main(["train", *options.split()]) == 2
+    assert capsys.readouterr() == ("", f"Error: {message}.\n")
+
+
+@pytest.mark.parametrize(("engine", "library"), [("torch", "PyTorch"), ("jax", "JAX")])
+def test_engine_that_is_not_installed(engine, library, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == engine]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, engine, None)
+    assert main(["train", "--engine", engine, "--workers", "2"]) == 2
+    message = f"{library} is not installed: pip install array-api-kernels[{engine}]"
+    assert capsys.readouterr() == ("", f"Error: {message}.\n")
