@@ -43,7 +43,6 @@ def digest_after(problem, fit, steps, numerics):
 
 def sent(problem, fit, numerics):
     """Count the bytes that this worker of torch puts into collectives in one step."""
-    import torch
     from torch.distributed.tensor import DTensor
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -230,7 +230,7 @@ def test_ctrl_c(train, tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "Error: stopped by SIGINT.\n")
+    assert (process.returncode, out, err) == (130, "", "Error: stopped by Ctrl-C.\n")
 
 
 def test_readme(backend, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -86,3 +88,60 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         raise WorkerLost("the connection to another worker was lost") from error
     finally:
         dist.destroy_process_group()
+
+
+def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int] | None:
+    """Run `python` with the arguments in as many processes as torchrun does, on this machine.
+
+    Parameters
+    ----------
+    count
+        How many.
+    arguments
+        "-m", a module, and its arguments.
+    lost
+        The status with which a process ends when another did.
+
+    Returns
+    -------
+    None if all ended well; or the number of the process whose end ended the others, from 0, and its
+    status, which is minus the number of the signal that killed it.
+
+    Raises
+    ------
+    BackendUnavailable
+        If torch is not installed.
+    KeyboardInterrupt
+        On Ctrl-C.
+    """
+    try:
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "PyTorch is not installed: pip install array-api-kernels[torch]."
+        ) from None
+    # The caller says what there is to say.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    try:
+        run(parse_args(["--standalone", f"--nproc-per-node={count}", *arguments]))
+    except SignalException as error:
+        if error.sigval != signal.SIGINT:
+            raise SystemExit(128 + error.sigval) from error
+        raise KeyboardInterrupt from error
+    except ChildFailedError as error:
+        _, _, number, status = min(
+            (_order(failure.exitcode, lost), failure.timestamp, number, failure.exitcode)
+            for number, failure in error.failures.items()
+        )
+        return number, status
+    return None
+
+
+def _order(status: int, lost: int) -> int:
+    """Put processes that were killed first, and those that ended because of another last."""
+    if status in (lost, -signal.SIGTERM):
+        return 2
+    return 0 if status < 0 else 1

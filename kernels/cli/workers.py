@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -94,50 +93,29 @@ def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -
     CliError
         If a worker was killed or could not start, or on Ctrl-C.
     """
-    try:
-        from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.run import parse_args, run
-    except ModuleNotFoundError:
-        raise CliError("PyTorch is not installed: pip install array-api-kernels[torch]") from None
-    # What it logs is said below, in a sentence.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    from backends.workers.torch import launch
+
     for start in range(1, _MAX_STARTS + 1):
-        arguments = ["--standalone", f"--nproc-per-node={count}", "-m", "kernels", "train"]
-        try:
-            run(parse_args(arguments + _written(options)))
-        except SignalException as error:
-            raise CliError(f"stopped by {error.sigval.name}", status=128 + error.sigval) from error
-        except ChildFailedError as error:
-            rank, failure = _cause(error.failures)
-            if failure.exitcode > 0 and rank == 0:
-                return int(failure.exitcode)
-            how = (
-                f"was killed by {signal.Signals(-failure.exitcode).name}"
-                if failure.exitcode < 0
-                else f"ended with status {failure.exitcode}"
-            )
-            message = f"worker {rank + 1} of {count} {how}"
-            if failure.exitcode > 0 or checkpoint is None or start == _MAX_STARTS:
-                raise CliError(message, status=1) from error
-            if next(checkpoint.glob("step-*"), None) is not None:
-                options = options | {"resume": checkpoint}
-            warn(f"{message[0].upper()}{message[1:]}; starting again from the last checkpoint.")
-        else:
+        with as_cli_error(backends.BackendUnavailable):
+            ended = launch(count, ["-m", "kernels", "train", *_written(options)], lost=_LOST)
+        if ended is None:
             return 0
+        worker, status = ended
+        if status > 0 and worker == 0:
+            # The first worker has told why.
+            return status
+        how = (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with status {status}"
+        )
+        message = f"worker {worker + 1} of {count} {how}"
+        if status > 0 or checkpoint is None or start == _MAX_STARTS:
+            raise CliError(message, status=1)
+        if next(checkpoint.glob("step-*"), None) is not None:
+            options = options | {"resume": checkpoint}
+        warn(f"{message[0].upper()}{message[1:]}; starting again from the last checkpoint.")
     raise AssertionError
-
-
-def _cause(failures: dict[int, Any]) -> tuple[int, Any]:
-    """Find the worker whose failure made the others fail: one killed, if not by torchrun itself."""
-
-    def order(item: tuple[int, Any]) -> tuple[int, float]:
-        code = item[1].exitcode
-        killed, lost = code < 0 and -code != signal.SIGTERM, code in (_LOST, -signal.SIGTERM)
-        return (0 if killed else 2 if lost else 1), item[1].timestamp
-
-    return min(failures.items(), key=order)
 
 
 def _written(options: dict[str, Any]) -> list[str]:
