@@ -90,20 +90,20 @@ def test_committed_digests(backend, found, count, problem):
         pytest.skip(f"{backend.name} has fewer than {count} devices here")
     name, dtype = problem.split()
     committed = identity.committed()[name][dtype]
-    assert found[count][problem] == [committed[steps] for steps in _workers.STEPS]
+    assert found[count][problem] == committed[_workers.STEPS]
 
 
 def test_batches_smaller_than_the_workers(found):
     """Some parts would be empty, and the last batch of an epoch smaller still."""
     numpy = backends.get("numpy")
     problem = _workers.small(numpy.asarray, "float32")
-    expected = [_workers.digest_after(problem, kernels.fit, 6, kernels.EXACT)]
+    expected = _workers.digest_after(problem, kernels.fit, _workers.STEPS_OF_SMALL, kernels.EXACT)
     assert {count: each["small"] for count, each in found.items()} == dict.fromkeys(found, expected)
 
 
 def test_native_numerics_differ(found):
     """It is not that the order of the sums was the same for any number of workers."""
-    native = {each["native"][0] for each in found.values()}
+    native = {each["native"] for each in found.values()}
     assert COMMITTED not in native
     assert len(native) > 1 or len(found) == 1
 
@@ -116,8 +116,9 @@ def test_bytes_sent(backend, found, count):
         pytest.skip(f"{backend.name} has fewer than {count} devices here")
     native, exact = found[count]["sent"]
     gradients = 4 * (1000 * 100 + 100 * 10)
-    assert native == gradients + 4
-    assert 2 * native <= exact <= 2.01 * gradients
+    # Parts that are not equal are gathered for the loss.
+    assert gradients + 4 <= native <= 1.01 * gradients
+    assert 2 * gradients <= exact <= 2.02 * gradients
 
 
 def test_command(train, tmp_path):
