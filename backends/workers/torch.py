@@ -46,13 +46,14 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         )
     if kind == "cuda":
         torch.cuda.set_device(place.device)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo" if kind == "cpu" else "nccl")
-    else:
-        store = dist.HashStore()
-        dist.init_process_group(
-            "gloo" if kind == "cpu" else "nccl", store=store, rank=0, world_size=1
-        )
+    alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    try:
+        dist.init_process_group("gloo" if kind == "cpu" else "nccl", **alone)
+    except dist.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise BackendUnavailable(
+            f"The {size} workers cannot reach each other: {reason}."
+        ) from error
     mesh = dist.init_device_mesh(kind, (size,))
 
     def whole(a: Any) -> Any:

@@ -37,7 +37,7 @@ def join(
         yield Workers(find_backend(backend, dtype, numerics), lambda a: a, 1, True)
         return
     use_float64(dtype, numerics)
-    launched = "LOCAL_RANK" in os.environ
+    launched = _is_launched(engine)
     if launched:
         # Workers would notice a Ctrl-C in different steps, and wait for each other.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -54,7 +54,7 @@ def join(
             raise typer.Exit(_LOST) from None
         except CliError as error:
             # What is wrong for one worker is so for all; one on each machine says it.
-            if os.environ.get("LOCAL_RANK", "0") == "0":
+            if not launched or os.environ.get("LOCAL_RANK", "0") == "0":
                 raise
             raise typer.Exit(error.status) from None
 
@@ -80,7 +80,12 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
 
 def must_launch(engine: str | None) -> bool:
     """Say whether the engine's workers are processes that nobody has started."""
-    return engine == "torch" and "LOCAL_RANK" not in os.environ
+    return engine == "torch" and not _is_launched(engine)
+
+
+def _is_launched(engine: str) -> bool:
+    """Say whether this process is a worker that torchrun has started."""
+    return engine == "torch" and "RANK" in os.environ
 
 
 def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -> int:
