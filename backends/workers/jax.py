@@ -32,7 +32,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
     if kind == "cpu" and count is not None:
         # Refused once JAX has made its devices; their number is checked below.
         with suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", count)
+            jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
     place = backends.get(f"jax:{kind}")
     found = jax.devices(kind)
     count = count or len(found)
