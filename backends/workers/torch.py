@@ -123,9 +123,9 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
         raise BackendUnavailable(
             "PyTorch is not installed: pip install array-api-kernels[torch]."
         ) from None
-    # The caller says what there is to say.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    # The caller says what there is to say.
+    logging.disable(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={count}", *arguments]))
     except SignalException as error:
@@ -138,6 +138,8 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
             for number, failure in error.failures.items()
         )
         return number, status
+    finally:
+        logging.disable(logging.NOTSET)
     return None
 
 
