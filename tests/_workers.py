@@ -1,6 +1,7 @@
 """A worker: trains by one engine with several numbers of workers, and prints what it saw as JSON.
 
 python tests/_workers.py jax:cpu 1 2 3 4
+python tests/_workers.py dask 1 2 3 4
 torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
 """
 
@@ -97,7 +98,7 @@ def main():
 
         jax.config.update("jax_num_cpu_devices", max(counts))
     for count in counts:
-        with workers.join(engine, count, device) as team:
+        with workers.join(engine, count, device or None) as team:
             found = observe(team)
             if team.first:
                 sys.stdout.write(json.dumps(found) + "\n")

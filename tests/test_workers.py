@@ -17,7 +17,7 @@ import backends
 import kernels
 from kernels.cli import identity
 
-pytestmark = pytest.mark.library("torch", "jax")
+pytestmark = pytest.mark.library("torch", "jax", "dask")
 for module in ("typer", "rich", "safetensors"):
     pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
 
@@ -51,15 +51,15 @@ def engine_of(backend):
     """The engine, how to name its device, and how many workers it can have here."""
     engine, _, device = backend.name.partition(":")
     device = device.partition(":")[0]
-    here = [count for count in COUNTS if device == "cpu" or count <= len(backend.devices)]
-    return engine, f"{engine}:{device}", here
+    here = [count for count in COUNTS if device in ("", "cpu") or count <= len(backend.devices)]
+    return engine, f"{engine}:{device}" if device else engine, here
 
 
 @pytest.fixture(scope="module")
 def found(backend):
     """What `_workers.py` printed, by the number of workers."""
     engine, name, counts = engine_of(backend)
-    if engine == "jax":
+    if engine != "torch":
         lines = run(TESTS / "_workers.py", name, *counts)[0].splitlines()
     else:
         lines = [run(*TORCHRUN, count, TESTS / "_workers.py", name, count)[0] for count in counts]
@@ -74,7 +74,7 @@ def train(backend):
     engine, name, counts = engine_of(backend)
 
     def train(*arguments, workers=3):
-        if workers > counts[-1] and name != f"{engine}:cpu":
+        if workers > counts[-1] and name not in (engine, f"{engine}:cpu"):
             pytest.skip(f"{name} has fewer than {workers} devices here")
         options = ("--engine", engine, "--backend", name, "--workers", workers)
         return ("-m", "kernels", "train", *options, *arguments)

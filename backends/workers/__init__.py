@@ -4,6 +4,7 @@ One module for each engine, which only those import who want it. Each has a func
 
     join(count=None, device=None) -> context manager of `Workers`
 
+(that of Dask also the address of a scheduler)
 that raises `BackendUnavailable` if the engine is not installed and ValueError for a number of
 workers or a device that it cannot have.
 """
@@ -21,7 +22,7 @@ from .._backend import Backend
 
 __all__ = ["ENGINES", "WorkerLost", "Workers", "join", "split_batches"]
 
-ENGINES = ("torch", "jax")
+ENGINES = ("torch", "jax", "dask")
 
 
 class WorkerLost(RuntimeError):
@@ -53,7 +54,10 @@ class Workers(NamedTuple):
 
 
 def join(
-    engine: str, count: int | None = None, device: str | None = None
+    engine: str,
+    count: int | None = None,
+    device: str | None = None,
+    scheduler: str | None = None,
 ) -> AbstractContextManager[Workers]:
     """Join the workers of an engine, for as long as the context lasts.
 
@@ -65,6 +69,8 @@ def join(
         How many workers there are; None for as many as the engine was started with.
     device
         As in the names of backends, such as "cuda"; None for the CPU.
+    scheduler
+        The address of a running scheduler of Dask, whose workers are joined.
 
     Raises
     ------
@@ -77,8 +83,11 @@ def join(
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
     if count is not None and count < 1:
         raise ValueError(f"expected 1 worker or more, got {count}")
+    if scheduler is not None and engine != "dask":
+        raise ValueError(f"expected the engine dask with a scheduler, got {engine}")
+    options = {} if scheduler is None else {"scheduler": scheduler}
     module = importlib.import_module(f"backends.workers.{engine}")
-    joined: AbstractContextManager[Workers] = module.join(count, device)
+    joined: AbstractContextManager[Workers] = module.join(count, device, **options)
     return joined
 
 

@@ -14,9 +14,12 @@ from ..network import Loss, init
 from .common import CliError
 from .problems import Preparation, Problem, split
 
-__all__ = ["TASKS", "Table", "make_problem", "read_table"]
+__all__ = ["FOLDER", "TASKS", "Table", "make_problem", "read_folder", "read_table"]
 
 TASKS = ("classification", "regression")
+
+# The files of a folder of prepared data.
+FOLDER = ("x.npy", "y.npy")
 
 # A fifth of fewer rows is none.
 _MIN_ROWS = 5
@@ -35,12 +38,15 @@ class Table(NamedTuple):
         Class indices, int32 of shape (n,), or real targets, float64 of shape (n, targets).
     classes
         The label of each class index; none in regression.
+    prepared
+        Whether x and y, of any dtype and maybe memory maps, are taken as they are.
     """
 
     name: str
     x: Any
     y: Any
     classes: tuple[str, ...]
+    prepared: bool = False
 
 
 def read_table(path: Path, target: str, task: str | None) -> Table:
@@ -74,6 +80,55 @@ def read_table(path: Path, target: str, task: str | None) -> Table:
     return Table(path.name, x, *_classes(path, target, y))
 
 
+def read_folder(path: Path, task: str | None) -> Table:
+    """Map x.npy and y.npy, prepared data that may be larger than memory.
+
+    Parameters
+    ----------
+    path
+        The folder. x.npy holds real numbers of shape (n, features), y.npy class indices of shape
+        (n,) or real targets of shape (n,) or (n, targets).
+    task
+        One of `TASKS`; if None, integers are classes.
+
+    Raises
+    ------
+    CliError
+        If a file cannot be used; the message says what is wrong with it.
+    """
+    import numpy as np
+
+    arrays = []
+    for name in FOLDER:
+        try:
+            arrays.append(np.load(path / name, mmap_mode="r", allow_pickle=False))
+        except OSError as error:
+            raise CliError(f"cannot read {path / name}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise CliError(
+                f"expected an array of numbers in {path / name}, which NumPy cannot read"
+            ) from error
+    x, y = arrays
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
+        raise CliError(
+            f"expected real numbers of shape (samples, features) in {path / FOLDER[0]}, got "
+            f"{x.dtype} of shape {x.shape}"
+        )
+    if y.dtype.kind not in "iuf" or y.ndim not in (1, 2) or len(y) != len(x) or 0 in y.shape:
+        raise CliError(
+            f"expected a target of numbers for each of {len(x)} samples in {path / FOLDER[1]}, got "
+            f"{y.dtype} of shape {y.shape}"
+        )
+    if task == "regression" or (task is None and y.dtype.kind == "f"):
+        return Table(path.name, x, y.reshape(len(y), -1), (), prepared=True)
+    if y.dtype.kind == "f" or y.ndim != 1 or y.min() < 0:
+        raise CliError(
+            f"expected class indices, integers from 0 of shape ({len(y)},), in {path / FOLDER[1]}, "
+            f"got {y.dtype} of shape {y.shape}"
+        )
+    return Table(path.name, x, y, tuple(str(i) for i in range(int(y.max()) + 1)), prepared=True)
+
+
 def make_problem(
     table: Table,
     *,
@@ -84,6 +139,8 @@ def make_problem(
     seed: int = 0,
 ) -> Problem:
     """Standardise the data, hold a fifth out, and choose a learning rate.
+
+    Data that are prepared already are all trained on, and in one batch by default.
 
     The mean and deviation are those of the training samples. The stiffest direction of a network
     of He's initialisation grows with its widest layer, so the learning rate is inversely
@@ -100,27 +157,26 @@ def make_problem(
     hidden
         Units of the hidden layers.
     batch_size
-        Samples in a batch; 32 if None.
+        Samples in a batch; if None 32, or of prepared data all.
     seed
         Of the split and the initial weights.
     """
     import numpy as np
 
+    if table.prepared:
+        return _prepared_problem(table, asarray, dtype, hidden, batch_size, seed)
     train, test = split(len(table.x), seed=seed)
     x, mean, deviation = _standardise(table.x, train)
     first = asarray(x[train], dtype)
     batch_size = min(32 if batch_size is None else batch_size, len(train))
-    widest = max(x.shape[1], *hidden) if hidden else x.shape[1]
-    loss: Loss
     if table.classes:
         preparation = Preparation(table.classes, mean, deviation)
         y, y_dtype, n_out = table.y.astype(np.int32), "int32", len(table.classes)
-        loss, learning_rate = softmax_cross_entropy, 5.0 / max(widest, 50)
     else:
         y, *scale = _standardise(table.y, train)
         preparation = Preparation((), mean, deviation, *scale)
         y_dtype, n_out = dtype, y.shape[1]
-        loss, learning_rate = squared_error, 0.5 / max(widest, 50) / batch_size
+    loss, learning_rate = _loss_and_rate(table, (x.shape[1], *hidden), batch_size)
     return Problem(
         name=table.name,
         x=first,
@@ -134,6 +190,39 @@ def make_problem(
         held_out=(asarray(x[test], dtype), asarray(y[test], y_dtype)),
         preparation=preparation,
     )
+
+
+def _prepared_problem(
+    table: Table,
+    asarray: Callable[..., Array],
+    dtype: str,
+    hidden: tuple[int, ...],
+    batch_size: int | None,
+    seed: int,
+) -> Problem:
+    n, n_in = table.x.shape
+    x = asarray(table.x, dtype)
+    n_out = len(table.classes) or table.y.shape[1]
+    loss, learning_rate = _loss_and_rate(table, (n_in, *hidden), batch_size or n)
+    return Problem(
+        name=table.name,
+        x=x,
+        y=asarray(table.y, "int32" if table.classes else dtype),
+        layers=init((n_in, *hidden, n_out), like=asarray([0.0], dtype), seed=seed),
+        loss=loss,
+        learning_rate=learning_rate,
+        steps=None,
+        epochs=100,
+        batch_size=batch_size,
+        held_out=None,
+    )
+
+
+def _loss_and_rate(table: Table, widths: tuple[int, ...], batch_size: int) -> tuple[Loss, float]:
+    widest = max(*widths, 50)
+    if table.classes:
+        return softmax_cross_entropy, 5.0 / widest
+    return squared_error, 0.5 / widest / batch_size
 
 
 def _standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:

@@ -33,7 +33,7 @@ from .common import (
     require,
     warn,
 )
-from .data import TASKS, Table, make_problem, read_table
+from .data import FOLDER, TASKS, Table, make_problem, read_folder, read_table
 from .problems import Problem, digits, tutorial
 from .report import Report, as_json, milestones, plot_losses, report_table
 from .running import check_finite, compiles, device_of, fit_timed, in_runs, measure, note_ctrl_c
@@ -68,7 +68,12 @@ def train(
     ] = None,
     data: Annotated[
         Path | None,
-        _option("Data", "Your own FILE.csv with a header row, or FILE.npz; needs --target."),
+        _option(
+            "Data",
+            "Your own FILE.csv with a header row, or FILE.npz; needs --target. Or a DIR with x.npy "
+            "and y.npy, which are taken as they are and may be larger than memory with --engine "
+            "dask.",
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -144,6 +149,14 @@ def train(
         _option(
             "Arithmetic",
             "How many workers the engine has. Default: as many as torchrun started, or 1.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            "Address of a running scheduler of Dask, such as tcp://host:8786, for --engine dask. "
+            "Its workers need this package, and the files of --data.",
         ),
     ] = None,
     compile: Annotated[
@@ -222,7 +235,7 @@ def train(
         settings, folder = agree(given, before.settings, resume), checkpoint or resume
     if every is not None and folder is None:
         raise CliError(f"expected --checkpoint DIR with --every {every}, got no --checkpoint")
-    settings = _with_engine(settings, engine, workers, backend)
+    settings = _with_engine(settings, engine, workers, scheduler, backend)
     choose("--dtype", settings.dtype, DTYPES)
     choose("--numerics", settings.numerics, tuple(NUMERICS))
     source = None if settings.data is None else Path(settings.data)
@@ -230,7 +243,9 @@ def train(
     table = _read_data(settings.problem, source, settings.target, settings.task)
     if must_launch(engine):
         raise typer.Exit(run_launched(workers or 1, context.params, folder))
-    with join(engine, workers, settings.backend, settings.dtype, settings.numerics) as team:
+    with join(
+        engine, workers, settings.backend, settings.dtype, settings.numerics, scheduler
+    ) as team:
         _train(team, engine, settings, table, before, resume, folder, save, plot, json)
 
 
@@ -365,9 +380,17 @@ def _train(
 
 
 def _with_engine(
-    settings: Settings, engine: str | None, workers: int | None, backend: str | None
+    settings: Settings,
+    engine: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    backend: str | None,
 ) -> Settings:
     """Check the options of an engine, and put in what follows from it."""
+    if scheduler is not None and engine != "dask":
+        raise CliError(
+            f"expected --engine dask with --scheduler {scheduler}, got {engine or 'no --engine'}"
+        )
     if engine is None:
         if workers is not None:
             raise CliError(f"expected --engine with --workers {workers}, got no --engine")
@@ -378,8 +401,10 @@ def _with_engine(
     backend = backend or engine
     if backend.partition(":")[0] != engine:
         raise CliError(f"expected --backend {engine} with --engine {engine}, got {backend}")
-    if engine == "torch" and settings.compile:
-        raise CliError("expected no --compile with --engine torch, whose arrays it cannot compile")
+    if engine != "jax" and settings.compile:
+        raise CliError(
+            f"expected no --compile with --engine {engine}, whose arrays it cannot compile"
+        )
     return settings._replace(backend=backend, compile=engine == "jax")
 
 
@@ -444,6 +469,12 @@ def _read_data(
         return None
     if problem is not None:
         raise CliError(f"expected --problem or --data, got both, {problem} and {data}")
+    if data.is_dir():
+        if target is not None:
+            raise CliError(
+                f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
+            )
+        return read_folder(data, task)
     if target is None:
         raise CliError(f"expected --target COLUMN with --data {data}, got no --target")
     if task is not None:
@@ -520,11 +551,13 @@ def _settled(settings: Settings, table: Table | None, work: Problem, total: int)
     if table is None or settings.data is None:
         return settings._replace(problem=work.name)
     path = Path(settings.data).resolve()
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+    content = hashlib.sha256()
+    for part in [path / name for name in FOLDER] if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
     return settings._replace(
         data=str(path),
-        data_sha256=content,
+        data_sha256=content.hexdigest(),
         task="classification" if table.classes else "regression",
     )
 

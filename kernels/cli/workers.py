@@ -30,7 +30,12 @@ _MAX_STARTS = 4
 
 @contextmanager
 def join(
-    engine: str | None, count: int | None, backend: str, dtype: str, numerics: str
+    engine: str | None,
+    count: int | None,
+    backend: str,
+    dtype: str,
+    numerics: str,
+    scheduler: str | None = None,
 ) -> Iterator[Workers]:
     """Join an engine's workers; without an engine, make this process the only one."""
     if engine is None:
@@ -44,7 +49,7 @@ def join(
     with ExitStack() as stack:
         with as_cli_error(ValueError, backends.BackendUnavailable):
             device = backend.partition(":")[2] or None
-            team = stack.enter_context(workers.join(engine, count, device))
+            team = stack.enter_context(workers.join(engine, count, device, scheduler))
         try:
             yield team
         except workers.WorkerLost as error:
@@ -73,6 +78,9 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
     ) -> Fit:
         if batch_size is None:
             x, y = team.shard(x), team.shard(y)
+        else:
+            # Lazy libraries would draw them anew for each batch.
+            x, y = map(team.backend.compile(lambda a: a), (x, y))
         return fit(layers, x, y, batch_size=batch_size, compile=team.backend.compile, **settings)
 
     return fit_by_workers

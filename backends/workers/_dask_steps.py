@@ -1,0 +1,223 @@
+"""A training step on Dask's workers: its graph made once, cut down to few tasks, and run anew.
+
+Dask takes longer to make a graph of a step, and to schedule its hundreds of tasks, than they take.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Hashable, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import cloudpickle
+import dask.array
+from dask.core import flatten
+from distributed import Future
+
+from kernels._typing import Array
+from kernels.network import Layer
+
+from . import WorkerLost
+from ._phases import Phase, one, phases, pick, run
+
+__all__ = ["Cluster", "compile_step", "persisted"]
+
+Key = Hashable
+
+# Then the weights are fetched and sent anew: what is lost with a worker is computed again, and how
+# to do that the scheduler must remember since the last time.
+_STEPS_TO_REPEAT = 20
+
+_SECONDS_BETWEEN_LOOKS = 10.0
+
+
+class Cluster(NamedTuple):
+    """A client of Dask's scheduler, and the addresses of the workers to use."""
+
+    client: Any
+    addresses: list[str]
+
+
+class _Step(NamedTuple):
+    """A step on arrays of some shapes.
+
+    Attributes
+    ----------
+    given
+        The keys of the blocks that it was made for.
+    phases, programs
+        What runs, and where the workers have the programs.
+    results
+        The arrays that it returned, the last of them the loss.
+    """
+
+    given: list[Key]
+    phases: list[Phase]
+    programs: list[Any]
+    results: list[Any]
+
+
+def compile_step(
+    function: Callable[..., Any], cluster: Cluster, shard: Callable[[Array], Any]
+) -> Callable[..., Any]:
+    """Make of (layers, x, y, operands) -> (layers, loss) a function that runs it on workers.
+
+    `operands`, what `kernels.fit` prepared of a whole x, are not used: they are larger than x. Of a
+    function of one array what it returns is computed and kept.
+    """
+    steps: dict[Any, _Step] = {}
+    targets: dict[Any, Any] = {}
+    numbers = count(1)
+    name = f"step-{uuid4().hex}"
+
+    def call(first: Any, *batch: Any) -> Any:
+        if not batch:
+            return persisted(function(first), cluster)
+        x, y = shard(batch[0]), shard(batch[1])
+        if y.chunks[0] != x.chunks[0]:
+            # An x that is read has parts of its own.
+            kept = y.name, x.chunks[0]
+            if kept not in targets:
+                targets[kept] = persisted(y.rechunk({0: x.chunks[0]}), cluster)
+            y = targets[kept]
+        parameters = [a.rechunk(-1) for layer in first for a in layer if a is not None]
+        arrays = [*(persisted(a, cluster) for a in parameters), x, y]
+        # Tasks that read are a part of the step.
+        kind = tuple((a.chunks, a.dtype) for a in arrays), None if _is_held(x) else x.name
+        if kind not in steps:
+            steps[kind] = _trace(function, first, arrays, cluster)
+        number = next(numbers)
+        *futures, loss = _submit(steps[kind], arrays, f"{name}-{number}", cluster)
+        value = _wait_for(loss, cluster)
+        if number % _STEPS_TO_REPEAT == 0:
+            parameters = [sent(host, cluster) for host in cluster.client.gather(futures)]
+        else:
+            parameters = [
+                _array({future.key: future}, like)
+                for future, like in zip(futures, steps[kind].results, strict=False)
+            ]
+        return _layers(parameters, first), value
+
+    return call
+
+
+def persisted(a: Any, cluster: Cluster) -> Any:
+    """Compute an array, unless that is done, and keep its blocks on one worker after the other.
+
+    It is computed in one task: Dask takes many times longer over a graph of random numbers.
+    """
+    if _is_held(a):
+        return a
+    client, addresses = cluster
+    graph = dict(a.dask)
+    held = {key: graph.pop(key) for key, task in a.dask.items() if _is_future(task)}
+    (phase,) = phases(graph, dict.fromkeys(held), _keys(a))
+    name = f"values-{uuid4().hex}"
+    given = list(phase.program.given)
+    values = client.get(
+        {**held, name: (_load_and_run, cloudpickle.dumps(phase.program), given)}, name, sync=False
+    )
+    blocks = {
+        (name, *key[1:]): client.submit(
+            one,
+            values,
+            [key],
+            key=(name, *key[1:]),
+            workers=addresses[i % len(addresses)],
+            allow_other_workers=True,
+        )
+        for i, key in enumerate(_keys(a))
+    }
+    return _array(blocks, a)
+
+
+def _load_and_run(program: bytes, given: list[Any]) -> dict[Key, Any]:
+    return run(pickle.loads(program), given)
+
+
+def sent(host: Any, cluster: Cluster) -> Any:
+    """Send a NumPy array to the workers, in one block."""
+    return persisted(dask.array.from_array(host, chunks=-1), cluster)
+
+
+def _is_held(a: Any) -> bool:
+    return all(_is_future(task) for task in a.dask.values())
+
+
+def _is_future(task: Any) -> bool:
+    return isinstance(task, Future)
+
+
+def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: Cluster) -> _Step:
+    """Make the graph of a step, and send the programs that it comes to."""
+    *parameters, x, y = arrays
+    layers, loss = function(_layers(parameters, like), x, y, None)
+    results = [*(a for layer in layers for a in layer if a is not None), loss]
+    graph = {key: task for a in results for key, task in a.dask.items() if not _is_future(task)}
+    parts: dict[Key, int | None] = {key: None for a in parameters for key in _keys(a)}
+    for a in (x, y):
+        split = a.numblocks[0] > 1 or not _is_held(a)
+        parts |= {key: i if split else None for i, key in enumerate(_keys(a))}
+    found = phases(graph, parts, [_keys(a)[0] for a in results])
+    name = f"program-{uuid4().hex}"
+    # Tasks and not data, which would be lost with the worker that has it.
+    programs = {
+        f"{name}-{i}": (pickle.loads, cloudpickle.dumps(phase.program))
+        for i, phase in enumerate(found)
+    }
+    return _Step(
+        list(parts), found, cluster.client.get(programs, list(programs), sync=False), results
+    )
+
+
+def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list[Any]:
+    """Run a step on other arrays, and return the futures of its results."""
+    keys = [key for a in arrays for key in _keys(a)]
+    own = dict(zip(step.given, keys, strict=True))
+    graph: dict[Key, Any] = {future.key: future for future in step.programs}
+    for a in arrays:
+        graph |= {key: task for key, task in a.dask.items() if key in own.values()}
+    at: dict[Key, tuple[str, int]] = {}
+    for i, (phase, program) in enumerate(zip(step.phases, step.programs, strict=True)):
+        exchanged = [
+            (f"exchange-{name}" if step.phases[j].exchanged else name, j) for j in phase.shared
+        ]
+        given = [own[key] for key in phase.program.given]
+        graph[name, i] = (run, program.key, given, *((name, j) for j in phase.whole), *exchanged)
+        if phase.exchanged:
+            graph[f"exchange-{name}", i] = (pick, (name, i), list(phase.exchanged))
+        at |= dict.fromkeys(phase.program.wanted, (name, i))
+    wanted = []
+    for i, a in enumerate(step.results):
+        (key,) = _keys(a)
+        wanted.append((f"result-{name}-{i}", *key[1:]))
+        graph[wanted[-1]] = (one, at[key], [key])
+    futures: list[Any] = cluster.client.get(graph, wanted, sync=False)
+    return futures
+
+
+def _wait_for(future: Any, cluster: Cluster) -> Any:
+    """Wait for a number, for as long as there are workers."""
+    while True:
+        try:
+            return sent(future.result(timeout=_SECONDS_BETWEEN_LOOKS), cluster)
+        except TimeoutError:
+            if not cluster.client.nthreads():
+                raise WorkerLost("the Dask scheduler has no worker left") from None
+
+
+def _keys(a: Any) -> list[Any]:
+    return list(flatten(a.__dask_keys__()))
+
+
+def _array(graph: dict[Key, Any], like: Any) -> Any:
+    (name, *_), *_ = graph
+    return dask.array.Array(graph, name, like.chunks, dtype=like.dtype)
+
+
+def _layers(parameters: Sequence[Any], like: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Put parameters into layers like others."""
+    rest = iter(parameters)
+    return tuple(Layer(next(rest), None if bias is None else next(rest)) for _, bias in like)

@@ -1,0 +1,133 @@
+"""Workers of Dask: processes on this machine or on those of a cluster.
+
+A memory map is not sent to them but read by them, one part at a time and anew in each step, so that
+it may be larger than their memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import backends
+from kernels._typing import Array
+
+from .._backend import BackendUnavailable, no_devices
+from . import WorkerLost, Workers
+
+# How the names of arrays begin that are read.
+_READ = "read-"
+
+# What exact numerics make of a part, in float64, takes up to thirty times its bytes.
+_PARTS_IN_MEMORY = 64
+_BYTES_OF_PART = 2**26
+
+
+@contextmanager
+def join(
+    count: int | None = None, device: str | None = None, scheduler: str | None = None
+) -> Iterator[Workers]:
+    """Start `count` processes here; or split among `count` of those at a scheduler's address."""
+    no_devices("dask", device)
+    place = backends.get("dask")
+    try:
+        from distributed import Client, LocalCluster
+        from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
+        from distributed.scheduler import KilledWorker
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "Dask's distributed is not installed: pip install array-api-kernels[dask]."
+        ) from None
+    import numpy
+
+    from ._dask_steps import Cluster, compile_step, persisted, sent
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            local = LocalCluster(
+                n_workers=count or 1,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            scheduler = stack.enter_context(local).scheduler_address
+        try:
+            client = stack.enter_context(Client(scheduler))
+        except (OSError, ValueError) as error:
+            raise BackendUnavailable(f"There is no Dask scheduler at {scheduler!r}.") from error
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if len(workers) < (count or 1):
+            raise ValueError(
+                f"expected {count or 1} workers or more at the Dask scheduler {scheduler}, got "
+                f"{len(workers)}"
+            )
+        count = count or len(workers)
+        cluster = Cluster(client, list(workers)[:count])
+        memory = min(worker["memory_limit"] for worker in workers.values()) or math.inf
+        most = min(memory / _PARTS_IN_MEMORY, _BYTES_OF_PART)
+
+        def asarray(host: Any, dtype: str | None = None) -> Array:
+            a: Array
+            if isinstance(host, numpy.memmap) and host.ndim > 0 and host.flags.c_contiguous:
+                wanted = numpy.dtype(dtype or host.dtype)
+                parts = math.ceil(host.size * wanted.itemsize / most)
+                a = _read(host, wanted, _even(host.shape[0], max(parts, count)))
+            else:
+                a = sent(numpy.array(host, dtype=dtype), cluster)
+            return a
+
+        def shard(a: Any) -> Any:
+            # What is read has parts that fit into memory.
+            if a.numblocks[0] > 1 or a.name.startswith(_READ):
+                return a
+            return persisted(a.rechunk({0: _even(a.shape[0], count)}), cluster)
+
+        def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+            return compile_step(function, cluster, shard)
+
+        try:
+            yield Workers(
+                place._replace(asarray=asarray, compile=compile), shard, count, first=True
+            )
+        except (CommClosedError, FutureCancelledError, asyncio.CancelledError) as error:
+            raise WorkerLost(
+                f"the connection to the Dask scheduler {scheduler} was lost"
+            ) from error
+        except KilledWorker as error:
+            raise WorkerLost("a task of Dask ended several workers, maybe for memory") from error
+
+
+def _read(host: Any, dtype: Any, rows: tuple[int, ...]) -> Any:
+    """Make an array whose blocks are read from the file of a memory map."""
+    import dask.array
+
+    name = f"{_READ}{uuid4().hex}"
+    path = str(Path(host.filename).resolve())
+    rest = host.shape[1:]
+    graph: dict[Any, Any] = {}
+    offset = host.offset
+    for i, length in enumerate(rows):
+        block = (name, i, *(0 for _ in rest))
+        graph[block] = (_read_block, path, host.dtype, offset, [length, *rest], dtype)
+        offset += length * host.strides[0]
+    return dask.array.Array(graph, name, (rows, *((n,) for n in rest)), dtype=dtype)
+
+
+def _read_block(path: str, kind: Any, offset: int, shape: list[int], dtype: Any) -> Any:
+    import numpy
+
+    # Only the rows that are used are read.
+    return numpy.asarray(numpy.memmap(path, kind, "r", offset, tuple(shape)), dtype=dtype)
+
+
+def _even(n: int, parts: int) -> tuple[int, ...]:
+    """Divide n samples into parts that differ by one at most, none of them empty."""
+    parts = max(1, min(parts, n))
+    return tuple(n // parts + (i < n % parts) for i in range(parts))

@@ -1,0 +1,151 @@
+"""Dask's workers on a scheduler of their own, with data larger than their memory, killed and lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kernels.cli import identity
+
+pytestmark = pytest.mark.library("dask")
+psutil = pytest.importorskip("psutil", reason="distributed is not installed")
+for module in ("distributed", "typer", "rich", "safetensors"):
+    pytest.importorskip(module, reason="Dask's workers need array-api-kernels[dask,cli]")
+
+MEMORY_LIMIT = 200_000_000
+TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
+COMMITTED = identity.committed()["tutorial"]["float32"][10]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, status=0):
+    process = start("kernels", "train", *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+def report(*arguments):
+    out, err = run(*arguments, "--json")
+    assert err == ""
+    return json.loads(out)
+
+
+@pytest.fixture
+def scheduler(backend, tmp_path):
+    """A running scheduler with two workers: its process, and its address."""
+    file = tmp_path / "scheduler.json"
+    common = ("--scheduler-file", file, "--no-dashboard")
+    worker = ("--nthreads", 1, "--memory-limit", MEMORY_LIMIT, "--local-directory", tmp_path)
+    processes = [
+        start("dask", "scheduler", "--host", "127.0.0.1", "--port", 0, *common),
+        *(start("dask", "worker", *worker, *common) for _ in range(2)),
+    ]
+    while not file.exists():
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.1)
+    yield processes[0], json.loads(file.read_text())["address"]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.communicate(timeout=60)
+
+
+def write(folder, n, width):
+    """Write x.npy and y.npy: numbers that every version of NumPy makes, in pieces."""
+    folder.mkdir()
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", "float32", (n, width))
+    for start in range(0, n, 1000):
+        index = np.arange(start * width, min(start + 1000, n) * width, dtype=np.uint64)
+        bits = (index * 0x9E3779B97F4A7C15) >> np.uint64(40)
+        x[start : start + 1000] = (bits.astype(np.float32) * 2.0**-23 - 1.0).reshape(-1, width)
+    x.flush()
+    np.save(folder / "y.npy", (x[:, 0] > x[:, 1]).astype(np.int64) + (x[:, 2] > 0.5))
+
+
+@pytest.mark.parametrize("options", [(), ("--batch-size", "300")], ids=["all", "batches"])
+def test_data_that_is_read(backend, tmp_path, options):
+    """In parts by three workers, and whole by NumPy: the same weights."""
+    write(tmp_path / "data", 1000, 20)
+    options = ("--data", tmp_path / "data", "--numerics", "exact", "--steps", "5", *options)
+    expected = report(*options)
+    found = report(*options, "--engine", "dask", "--workers", "3")
+    assert found["digest"] == expected["digest"]
+    assert found["final_loss"] == expected["final_loss"]
+    assert found["samples"] == 1000
+
+
+def test_larger_than_memory(scheduler, tmp_path):
+    """600 MB for two workers of 200 MB each."""
+    folder = tmp_path / "data"
+    write(folder, 150_000, 1000)
+    assert (folder / "x.npy").stat().st_size >= 3 * MEMORY_LIMIT
+    options = ("--data", folder, "--hidden", "4", "--numerics", "exact", "--steps", "2")
+    found = report(*options, "--engine", "dask", "--scheduler", scheduler[1])
+    # What the same command gives without an engine, in 8 GB of memory.
+    assert found["digest"] == "0"
+
+
+def test_scheduler_with_too_few_workers(scheduler):
+    _, address = scheduler
+    options = (*TUTORIAL, "--engine", "dask", "--scheduler", address)
+    assert report(*options)["digest"] == COMMITTED
+    _, err = run(*options, "--workers", "3", status=2)
+    assert err == (f"Error: expected 3 workers or more at the Dask scheduler {address}, got 2.\n")
+
+
+def test_no_scheduler(backend):
+    options = (*TUTORIAL, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
+    out, err = run(*options, status=2)
+    assert (out, err) == ("", "Error: There is no Dask scheduler at 'tcp://127.0.0.1:9'.\n")
+
+
+def wait_for_checkpoint(process, folder, step):
+    while not (folder / f"step-{step:08}.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_killed_worker(backend, tmp_path):
+    """What it had is computed again, and the digest is that of an undisturbed run."""
+    keep = ("--checkpoint", tmp_path, "--every", "1", "--json")
+    process = start("kernels", "train", *TUTORIAL, "--engine", "dask", "--workers", "3", *keep)
+    wait_for_checkpoint(process, tmp_path, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 3
+    workers[0].kill()
+    assert not (tmp_path / "step-00000010.safetensors").exists()
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, ""), out + err
+    assert json.loads(out)["digest"] == COMMITTED
+
+
+def test_lost_scheduler(scheduler, tmp_path):
+    """One sentence, and the last checkpoint goes on to the same digest."""
+    running, address = scheduler
+    keep = ("--checkpoint", tmp_path / "kept", "--every", "1", "--json")
+    process = start(
+        "kernels", "train", *TUTORIAL, "--engine", "dask", "--scheduler", address, *keep
+    )
+    wait_for_checkpoint(process, tmp_path / "kept", 2)
+    running.send_signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (1, "")
+    assert err == f"Error: the connection to the Dask scheduler {address} was lost.\n"
+    options = ("--resume", tmp_path / "kept", "--engine", "dask", "--workers", "2")
+    assert report(*options)["digest"] == COMMITTED
