@@ -31,10 +31,15 @@ EXTRAS = {
 # What is run on libraries for which the whole suite takes hours: they take a millisecond or more
 # for each operation of a training step.
 SUBSETS = {
-    "dask": ("tests/test_backends.py", "tests/test_identity.py"),
+    "dask": (
+        "tests/test_backends.py",
+        "tests/test_identity.py",
+        "tests/test_workers.py",
+        "tests/test_workers_dask.py",
+    ),
 }
 # Backends with an engine for several workers, which are tested through the command line.
-ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda")
+ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda", "dask")
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
@@ -108,9 +113,10 @@ def bench(session: nox.Session) -> None:
 def doctests(session: nox.Session) -> None:
     """Run the examples in the docstrings and in docs/."""
     install(session, "-e", ".[cli]", "pytest", "hypothesis")
-    # Those of backends.autograd need its libraries, and run in the tests of these; DTensors need
-    # torch to be imported at all.
-    ignored = ("--ignore=backends/autograd", "--ignore=backends/workers/_dtensor.py")
+    # Those of backends.autograd need its libraries, and run in the tests of these; the others need
+    # torch and Dask to be imported at all.
+    modules = ("autograd", "workers/_dtensor.py", "workers/_dask_steps.py")
+    ignored = (f"--ignore=backends/{module}" for module in modules)
     options = ("--doctest-modules", "--doctest-glob=*.md", *ignored)
     pytest(session, "doctests", *options, "kernels", "backends", "docs")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 import _workers
 import numpy as np
@@ -257,7 +258,10 @@ def test_readme(backend, tmp_path):
         if "from backends import workers" in program
     )
     path = tmp_path / "program.py"
-    path.write_text(program.replace('"torch"', f'"{engine}"'))
+    program_of_engine = program.replace('"torch"', f'"{engine}"')
+    if engine == "dask":
+        program_of_engine = f'if __name__ == "__main__":\n{indent(program_of_engine, " " * 4)}'
+    path.write_text(program_of_engine)
     launcher = (*TORCHRUN, 2) if engine == "torch" else ()
     out, _ = run(*launcher, path, JAX_ENABLE_X64="1")
     assert out.split() == [re.findall(r"# (\w{16})$", program, re.MULTILINE)[0]]

@@ -1,4 +1,4 @@
-"""Dask's workers on a scheduler of their own, with data larger than their memory, killed and lost."""
+"""Dask's workers on a scheduler of their own, with data larger than their memory, and killed."""
 
 import json
 import os

@@ -6,7 +6,7 @@ Dask takes longer to make a graph of a step, and to schedule its hundreds of tas
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,11 +20,12 @@ from kernels._typing import Array
 from kernels.network import Layer
 
 from . import WorkerLost
-from ._phases import Phase, one, phases, pick, run
+from ._phases import Key, Phase, one, phases, pick, run
 
-__all__ = ["Cluster", "compile_step", "persisted"]
+__all__ = ["READ", "Cluster", "compile_step", "persisted"]
 
-Key = Hashable
+# How the names of arrays begin whose blocks are read from a file.
+READ = "read-"
 
 # Then the weights are fetched and sent anew: what is lost with a worker is computed again, and how
 # to do that the scheduler must remember since the last time.
@@ -106,9 +107,9 @@ def compile_step(
 def persisted(a: Any, cluster: Cluster) -> Any:
     """Compute an array, unless that is done, and keep its blocks on one worker after the other.
 
-    It is computed in one task: Dask takes many times longer over a graph of random numbers.
+    One that is read stays as it is. Others are computed in one task: Dask takes many times longer over a graph of random numbers.
     """
-    if _is_held(a):
+    if _is_held(a) or a.name.startswith(READ):
         return a
     client, addresses = cluster
     graph = dict(a.dask)
@@ -199,10 +200,11 @@ def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list
 
 
 def _wait_for(future: Any, cluster: Cluster) -> Any:
-    """Wait for a number, for as long as there are workers."""
+    """Wait for a loss, for as long as there are workers, and fetch it."""
     while True:
         try:
-            return sent(future.result(timeout=_SECONDS_BETWEEN_LOOKS), cluster)
+            value = future.result(timeout=_SECONDS_BETWEEN_LOOKS)
+            return dask.array.from_array(value, chunks=())
         except TimeoutError:
             if not cluster.client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None

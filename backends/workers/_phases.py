@@ -8,10 +8,11 @@ each of which takes the scheduler about as long as this network's arithmetic tak
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Key = Hashable
+# What Dask takes as a key: text, or a tuple that begins with it.
+Key = Any
 
 
 class Program(NamedTuple):
@@ -75,7 +76,7 @@ def one(values: Mapping[Key, Any], keys: Iterable[Key]) -> Any:
 
 
 def phases(
-    graph: Mapping[Key, Any], parts: Mapping[Key, int | None], wanted: Iterable[Key]
+    graph: Mapping[Key, Any], parts: Mapping[Key, int | None], wanted: Sequence[Key]
 ) -> list[Phase]:
     """Partition a graph of Dask's tasks into phases, each after those that it needs.
 
@@ -120,10 +121,10 @@ def phases(
                 exchanged[source].add(needed)
     found = []
     for at in numbers:
-        own = [key for key in keys if key in inside[at]]
+        tasks = [(key, graph[key]) for key in keys if key in inside[at]]
         found.append(
             Phase(
-                _program([(key, graph[key]) for key in own], needs, parts, returned[at]),
+                _program(tasks, needs, parts, returned[at]),
                 tuple(numbers[other] for other in whole[at]),
                 tuple(numbers[other] for other in shared[at]),
                 tuple(exchanged[at]) if exchanged[at] != returned[at] else (),

@@ -21,9 +21,6 @@ from kernels._typing import Array
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers
 
-# How the names of arrays begin that are read.
-_READ = "read-"
-
 # What exact numerics make of a part, in float64, takes up to thirty times its bytes.
 _PARTS_IN_MEMORY = 64
 _BYTES_OF_PART = 2**26
@@ -47,7 +44,7 @@ def join(
         ) from None
     import numpy
 
-    from ._dask_steps import Cluster, compile_step, persisted, sent
+    from ._dask_steps import READ, Cluster, compile_step, persisted, sent
 
     with ExitStack() as stack:
         if scheduler is None:
@@ -85,7 +82,7 @@ def join(
 
         def shard(a: Any) -> Any:
             # What is read has parts that fit into memory.
-            if a.numblocks[0] > 1 or a.name.startswith(_READ):
+            if a.numblocks[0] > 1 or a.name.startswith(READ):
                 return a
             return persisted(a.rechunk({0: _even(a.shape[0], count)}), cluster)
 
@@ -108,7 +105,9 @@ def _read(host: Any, dtype: Any, rows: tuple[int, ...]) -> Any:
     """Make an array whose blocks are read from the file of a memory map."""
     import dask.array
 
-    name = f"{_READ}{uuid4().hex}"
+    from ._dask_steps import READ
+
+    name = f"{READ}{uuid4().hex}"
     path = str(Path(host.filename).resolve())
     rest = host.shape[1:]
     graph: dict[Any, Any] = {}
