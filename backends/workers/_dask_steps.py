@@ -107,7 +107,8 @@ def compile_step(
 def persisted(a: Any, cluster: Cluster) -> Any:
     """Compute an array, unless that is done, and keep its blocks on one worker after the other.
 
-    One that is read stays as it is. Others are computed in one task: Dask takes many times longer over a graph of random numbers.
+    One that is read stays as it is. Others are computed in one task each: Dask takes many times
+    longer over a graph of random numbers.
     """
     if _is_held(a) or a.name.startswith(READ):
         return a
@@ -179,7 +180,7 @@ def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list
     own = dict(zip(step.given, keys, strict=True))
     graph: dict[Key, Any] = {future.key: future for future in step.programs}
     for a in arrays:
-        graph |= {key: task for key, task in a.dask.items() if key in own.values()}
+        graph |= {key: task for key, task in a.dask.items() if _is_future(task)}
     at: dict[Key, tuple[str, int]] = {}
     for i, (phase, program) in enumerate(zip(step.phases, step.programs, strict=True)):
         exchanged = [
