@@ -29,6 +29,7 @@ def start(*arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -133,6 +134,19 @@ def test_killed_worker(backend, tmp_path):
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out + err
     assert json.loads(out)["digest"] == COMMITTED
+
+
+def test_ctrl_c(backend, tmp_path):
+    """A terminal sends it to the workers as well, which go on until the step is done."""
+    options = (*TUTORIAL[:-1], "100000", "--checkpoint", tmp_path, "--every", "1")
+    process = start("kernels", "train", *options, "--engine", "dask", "--workers", "2")
+    wait_for_checkpoint(process, tmp_path, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, out + err
+    assert err.startswith("Interrupted after ")
+    assert err.endswith(f"go on with --resume {tmp_path}.\n")
+    assert "digest" in out
 
 
 def test_lost_scheduler(scheduler, tmp_path):

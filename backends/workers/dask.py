@@ -25,6 +25,11 @@ from . import WorkerLost, Workers
 _PARTS_IN_MEMORY = 64
 _BYTES_OF_PART = 2**26
 
+_SECONDS_TO_CONNECT = 10
+
+# A terminal sends it to every process; what to do is for the one that trains to say.
+_IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
 
 @contextmanager
 def join(
@@ -53,10 +58,11 @@ def join(
                 threads_per_worker=1,
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
+                preload=[_IGNORE_CTRL_C],
             )
             scheduler = stack.enter_context(local).scheduler_address
         try:
-            client = stack.enter_context(Client(scheduler))
+            client = stack.enter_context(Client(scheduler, timeout=_SECONDS_TO_CONNECT))
         except (OSError, ValueError) as error:
             raise BackendUnavailable(f"There is no Dask scheduler at {scheduler!r}.") from error
         workers = client.scheduler_info(n_workers=-1)["workers"]

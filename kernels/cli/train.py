@@ -574,10 +574,14 @@ def _keep(
     """Write a checkpoint, unless training diverged."""
     every = _joined(earlier, team.backend.to_numpy(losses))
     check_finite(layers, every, work, team.backend)
+    # Here, since a lost connection to workers is an OSError too.
+    host = tuple(
+        Layer(*(None if a is None else team.backend.to_numpy(a) for a in layer)) for layer in layers
+    )
     if not team.first:
         return
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
-        write(folder, Checkpoint(layers, every, settings))
+        write(folder, Checkpoint(host, every, settings))
 
 
 def _joined(earlier: Any, losses: Any) -> Any:
