@@ -35,7 +35,7 @@ def start(*arguments):
 
 def run(*arguments, status=0):
     process = start("kernels", "train", *arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == status, out + err
     return out, err
 

@@ -43,6 +43,7 @@ def join(
         from distributed.client import FutureCancelledError
         from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
+        from distributed.utils import silence_logging_cmgr
     except ModuleNotFoundError:
         raise BackendUnavailable(
             "Dask's distributed is not installed: pip install array-api-kernels[dask]."
@@ -52,13 +53,15 @@ def join(
     from ._dask_steps import READ, Cluster, compile_step, persisted, sent
 
     with ExitStack() as stack:
+        # What it logs of workers that end, and of connections, is said below in a sentence.
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         if scheduler is None:
             local = LocalCluster(
                 n_workers=count or 1,
                 threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
+                dashboard_address=":0",
                 preload=[_IGNORE_CTRL_C],
+                silence_logs=logging.CRITICAL,
             )
             scheduler = stack.enter_context(local).scheduler_address
         try:

@@ -46,22 +46,23 @@ def join(
     if launched:
         # Workers would notice a Ctrl-C in different steps, and wait for each other.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with ExitStack() as stack:
-        with as_cli_error(ValueError, backends.BackendUnavailable):
-            device = backend.partition(":")[2] or None
-            team = stack.enter_context(workers.join(engine, count, device, scheduler))
-        try:
+    try:
+        with ExitStack() as stack:
+            with as_cli_error(ValueError, backends.BackendUnavailable):
+                device = backend.partition(":")[2] or None
+                team = stack.enter_context(workers.join(engine, count, device, scheduler))
             yield team
-        except workers.WorkerLost as error:
-            if not launched:
-                raise CliError(str(error), status=1) from error
-            # Whoever started the workers knows which one it was.
-            raise typer.Exit(_LOST) from None
-        except CliError as error:
-            # What is wrong for one worker is so for all; one on each machine says it.
-            if not launched or os.environ.get("LOCAL_RANK", "0") == "0":
-                raise
-            raise typer.Exit(error.status) from None
+    # A context of workers raises it as it ends.
+    except workers.WorkerLost as error:
+        if not launched:
+            raise CliError(str(error), status=1) from error
+        # Whoever started the workers knows which one it was.
+        raise typer.Exit(_LOST) from None
+    except CliError as error:
+        # What is wrong for one worker is so for all; one on each machine says it.
+        if not launched or os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        raise typer.Exit(error.status) from None
 
 
 def fit_split(team: Workers) -> Callable[..., Fit]:

@@ -460,6 +460,61 @@ def test_refuses_npz(arrays, message, refuse, tmp_path):
     assert_match(message, refuse("train", "--data", path, "--target", "y"))
 
 
+def write_folder(path, x, y):
+    path.mkdir()
+    np.save(path / "x.npy", x)
+    np.save(path / "y.npy", y)
+
+
+def test_folder_of_prepared_data(report, tmp_path):
+    """Taken as they are: these are the bits that the same arrays give in `fit`."""
+    x = np.linspace(-1.0, 1.0, 40).reshape(10, 4)
+    for name, y in (("classes", np.arange(10) % 3), ("real", x[:, 0])):
+        write_folder(tmp_path / name, x, y)
+        options = ("--data", tmp_path / name, "--hidden", "5", "--dtype", "float64", "--steps", 3)
+        got = report(*options, "--learning-rate", 0.25)
+        trained = kernels.fit(
+            kernels.init((4, 5, 3 if name == "classes" else 1), like=x),
+            x,
+            y.astype(np.int32) if name == "classes" else y[:, None],
+            learning_rate=0.25,
+            steps=3,
+            loss=kernels.softmax_cross_entropy if name == "classes" else kernels.squared_error,
+        )
+        assert got["digest"] == kernels.digest(trained.layers)
+        assert (got["samples"], got["batch_size"], got["held_out"]) == (10, None, None)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.ones(3), np.ones(3), r"shape \(samples, features\) in .*x.npy, got float64 of shape"),
+        (np.ones((3, 2), int), np.ones(3), "expected real numbers .* got int64 of shape"),
+        (
+            np.ones((3, 2)),
+            np.ones(2),
+            r"for each of 3 samples in .*y.npy, got float64 of shape \(2,",
+        ),
+        (np.ones((3, 2)), np.asarray(["a", "b", "c"]), "a target of numbers .*, got <U1 of shape"),
+        (np.ones((3, 2)), np.asarray([0, 1, -1]), r"integers from 0 of shape \(3,\), in .*y.npy"),
+        (
+            np.ones((3, 2)),
+            np.asarray([None] * 3),
+            "array of numbers in .*y.npy, which NumPy cannot",
+        ),
+    ],
+)
+def test_refuses_folder(x, y, message, refuse, tmp_path):
+    write_folder(tmp_path / "data", x, y)
+    assert_match(message, refuse("train", "--data", tmp_path / "data"))
+
+
+def test_refuses_folder_with_target(refuse, tmp_path):
+    write_folder(tmp_path / "data", np.ones((3, 2)), np.ones(3))
+    message = "expected no --target with the folder .*data, whose target is y.npy, got y"
+    assert_match(message, refuse("train", "--data", tmp_path / "data", "--target", "y"))
+
+
 def test_refuses_npz_text_as_numbers(refuse, tmp_path):
     path = tmp_path / "d.npz"
     np.savez(path, x=X, y=Y.astype(str))
@@ -479,10 +534,10 @@ def test_refuses_damaged_npz(refuse, tmp_path):
         assert_match("expected an .npz file of arrays .*, which NumPy cannot read", got)
 
 
-def test_refuses_a_folder_as_data(refuse, tmp_path):
+def test_refuses_a_folder_without_the_files(refuse, tmp_path):
     (tmp_path / "d.csv").mkdir()
-    got = refuse("train", "--data", tmp_path / "d.csv", "--target", "y")
-    assert_match("cannot read .*d.csv: Is a directory", got)
+    got = refuse("train", "--data", tmp_path / "d.csv")
+    assert_match("cannot read .*d.csv/x.npy: No such file or directory", got)
 
 
 # Mistakes in saved networks

@@ -13,12 +13,20 @@ from kernels.__main__ import main
     ("options", "message"),
     [
         ("--workers 3", "expected --engine with --workers 3, got no --engine"),
-        ("--engine abacus", "expected --engine to be torch or jax, got 'abacus'"),
+        ("--engine abacus", "expected --engine to be torch or jax or dask, got 'abacus'"),
         ("--engine jax --workers 0", "expected --workers of 1 or more, got 0"),
         ("--engine jax --backend torch", "expected --backend jax with --engine jax, got torch"),
         (
             "--engine torch --compile",
             "expected no --compile with --engine torch, whose arrays it cannot compile",
+        ),
+        (
+            "--engine jax --scheduler tcp://a:1",
+            "expected --engine dask with --scheduler tcp://a:1, got jax",
+        ),
+        (
+            "--scheduler tcp://a:1",
+            "expected --engine dask with --scheduler tcp://a:1, got no --engine",
         ),
     ],
 )
@@ -27,7 +35,9 @@ def test_mistake(options, message, capsys):
     assert capsys.readouterr() == ("", f"Error: {message}.\n")
 
 
-@pytest.mark.parametrize(("engine", "library"), [("torch", "PyTorch"), ("jax", "JAX")])
+@pytest.mark.parametrize(
+    ("engine", "library"), [("torch", "PyTorch"), ("jax", "JAX"), ("dask", "Dask")]
+)
 def test_engine_that_is_not_installed(engine, library, capsys, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == engine]:
         monkeypatch.delitem(sys.modules, name)
