@@ -575,8 +575,9 @@ def _keep(
     every = _joined(earlier, team.backend.to_numpy(losses))
     check_finite(layers, every, work, team.backend)
     # Here, since a lost connection to workers is an OSError too.
+    to_numpy = team.backend.to_numpy
     host = tuple(
-        Layer(*(None if a is None else team.backend.to_numpy(a) for a in layer)) for layer in layers
+        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
     )
     if not team.first:
         return
