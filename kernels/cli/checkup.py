@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,10 @@ from .parts import CREATE, PARTS, STEPS, Make, draw, train_tutorial
 
 __all__ = ["Checked", "Part", "examine"]
 
-_COMMITTED = "committed digest"
+COMMITTED = "committed digest"
+
+# For a part by the library alone, which NumPy computes in milliseconds.
+_SECONDS = 120
 
 # What is blamed when every function by itself does what it should.
 _TOGETHER = "no single function"
@@ -83,24 +88,27 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
     flushes = False
     with Console(stderr=True).status("") as status:
         for dtype in dtypes:
-            usable = True
-            for part in (*PARTS, _COMMITTED):
-                if not usable:
-                    parts.append(Part(part, dtype, "not run", None))
-                    continue
+            found: dict[str, list[Difference]] = {}
+            for part, (function, numerics) in PARTS.items():
                 status.update(f"{part}, {dtype}")
-                if part == _COMMITTED:
-                    found, digest = _train(library, dtype)
-                    digests |= {} if digest is None else {dtype: digest}
-                else:
-                    found, flushed = _compare(library, part, dtype)
-                    flushes |= flushed
-                first = found[0].function if found else None
-                parts.append(Part(part, dtype, "failed" if found else "passed", first))
-                for each in found:
-                    differences.setdefault(each.function, each._replace(where=f"{part}, {dtype}"))
+                compute = partial(function, dtype, numerics)
+                lockstep = _in_lockstep(library, compute, exact=numerics is EXACT)
+                found[part] = lockstep.differences or _alone(library, compute, numerics is EXACT)
+                flushes |= lockstep.flushes
                 # Where no array can be made there is nothing to compute with.
-                usable = part != CREATE or not found or _makes_arrays(library, dtype)
+                if part == CREATE and found[part] and not _makes_arrays(library, dtype):
+                    break
+            else:
+                status.update(f"{COMMITTED}, {dtype}")
+                known = [
+                    each[0] for part, each in found.items() if each and PARTS[part][1] is EXACT
+                ]
+                found[COMMITTED], digest = _train(library, dtype, known[:1])
+                digests |= {} if digest is None else {dtype: digest}
+            for part in (*PARTS, COMMITTED):
+                parts.append(_result(part, dtype, found.get(part)))
+                for each in found.get(part, ()):
+                    differences.setdefault(each.function, each._replace(where=f"{part}, {dtype}"))
     return Checked(
         module=library.name,
         namespace=library.xp.__name__,
@@ -115,21 +123,18 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
     )
 
 
+def _result(part: str, dtype: str, found: list[Difference] | None) -> Part:
+    if found is None:
+        return Part(part, dtype, "not run", None)
+    return Part(part, dtype, *(("failed", found[0].function) if found else ("passed", None)))
+
+
 def _makes_arrays(library: Library, dtype: str) -> bool:
     host = draw((2, 3), 0, dtype)
     try:
         return bool((library.fetch(library.put(host)) == host).all())
     except Exception:
         return False
-
-
-def _compare(library: Library, part: str, dtype: str) -> tuple[list[Difference], bool]:
-    """Compute in lock-step with NumPy and, where that shows nothing, with the library alone."""
-    function, numerics = PARTS[part]
-    compute = partial(function, dtype, numerics)
-    lockstep = _in_lockstep(library, compute, exact=numerics is EXACT)
-    found = lockstep.differences or _alone(library, compute, exact=numerics is EXACT)
-    return found, lockstep.flushes
 
 
 def _in_lockstep(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> Lockstep:
@@ -143,7 +148,7 @@ def _in_lockstep(library: Library, compute: Callable[[Make], Any], *, exact: boo
     return lockstep
 
 
-def _alone(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> list[Difference]:
+def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> list[Difference]:
     """Compare the results with NumPy's.
 
     This shows what lock-step cannot: arrays whose namespace cannot be found, or which share memory
@@ -151,7 +156,8 @@ def _alone(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> 
     """
     expected = compute(np.array)
     try:
-        got = [a if isinstance(a, str) else library.fetch(a) for a in compute(library.put)]
+        with _limit(_SECONDS):
+            got = [a if isinstance(a, str) else library.fetch(a) for a in compute(library.put)]
     except Exception as error:
         return [_stopped(error)]
     for pair in zip(expected, got, strict=True):
@@ -161,19 +167,42 @@ def _alone(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> 
     return []
 
 
-def _train(library: Library, dtype: str) -> tuple[list[Difference], str | None]:
-    """Compare the digest of exact training with the committed one."""
+def _train(
+    library: Library, dtype: str, known: list[Difference]
+) -> tuple[list[Difference], str | None]:
+    """Compare the digest of exact training with the committed one; `known` may explain another."""
     compute = partial(train_tutorial, dtype, EXACT)
     expected, digest = identity.committed()["tutorial"][dtype][STEPS], None
     try:
-        (digest,) = compute(library.put)
+        with _limit(5 * _SECONDS):
+            (digest,) = compute(library.put)
     except Exception as error:
         found = [_stopped(error)]
     else:
         if digest == expected:
             return [], digest
         found = [Difference(_TOGETHER, f"{STEPS} steps of training", expected, digest, ())]
-    return _in_lockstep(library, compute, exact=True).differences or found, digest
+    return known or _in_lockstep(library, compute, exact=True).differences or found, digest
+
+
+@contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer; some lazy libraries take for ever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} seconds")
+
+    # Windows has no such signal, and no limit.
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _stopped(error: Exception) -> Difference:

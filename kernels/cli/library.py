@@ -124,15 +124,20 @@ def find(module: str, device: str | None) -> Library:
 
 
 def _namespace(module: str, imported: Any) -> Any:
-    """Take the namespace that the kernel will take, if it is of the same library."""
+    """Find the namespace that the kernel will find."""
     if module in _WRAPPED:
         return importlib.import_module(f"array_api_compat.{module}")
     try:
         found = array_namespace(imported.asarray([0.0]))
     except Exception:
+        # What is wrong will be told by the check.
         return imported
-    same = found.__name__.partition(".")[0] == module.partition(".")[0]
-    return found if same else imported
+    if found.__name__.startswith("array_api_compat.") and found is not imported:
+        raise CliError(
+            f"expected arrays whose namespace is {module}, got arrays of "
+            f"{found.__name__.removeprefix('array_api_compat.')}"
+        )
+    return found
 
 
 def _device(xp: Any, name: str) -> Any:

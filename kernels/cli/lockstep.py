@@ -22,7 +22,7 @@ import numpy as np
 
 from .library import DTYPES, Library
 
-__all__ = ["Call", "Difference", "Lockstep", "Pair", "first_difference", "render"]
+__all__ = ["SHARED", "Call", "Difference", "Lockstep", "Pair", "first_difference", "render"]
 
 _INFIX = {
     "add": "+",
@@ -66,14 +66,17 @@ _ANY_ZERO = {"__matmul__", "sum", "max", "min"}
 _TRANSCENDENTAL = {"exp", "log", "log2"}
 _UNITS = 16
 
+# What is blamed where an array was changed that no operation was to change.
+SHARED = "shared memory"
+
 # How many operations, one in the other, a difference is told with.
 _DEPTH = 3
 
 # A lazy library computes all that a number is made of each time it is compared.
-_FRESH_AFTER = 24
+_FRESH_AFTER = 8
 
 # Of a program that shows a difference.
-_LONGEST_LINE = 1000
+_LONGEST_LINE = 400
 
 
 class Call(NamedTuple):
@@ -90,7 +93,7 @@ class _Problem(NamedTuple):
 
     expected: str
     got: str
-    index: tuple[int, ...] | None = None
+    where: tuple[int, ...] | None = None
 
 
 class Difference(NamedTuple):
@@ -207,17 +210,20 @@ class Lockstep:
     def put(self, host: Any) -> Any:
         """Copy a NumPy array to both libraries."""
         placement = self.library.placement()
-        return self.call("asarray", host.tolist(), dtype=host.dtype, **placement)
+        pair = self.call("asarray", host.tolist(), dtype=host.dtype, **placement)
+        return Pair(self, pair._theirs, pair._ours, pair._ours, 0)
 
     def call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function or method of both libraries and compare."""
         ours = _call_numpy(name, _replace(args, "_ours"), _replace(kwargs, "_ours"))
-        origin = Call(name, _replace(args, "_origin"), _replace(kwargs, "_origin"), ours)
+        origin: Any = Call(name, _replace(args, "_origin"), _replace(kwargs, "_origin"), ours)
         origin = _trim(origin, _DEPTH)
         given = _replace(args, "_theirs"), _replace(kwargs, "_theirs")
         theirs, problem, ours = self._call_library(origin, *given)
         if problem is not None:
-            self._add(origin, problem)
+            # The first operand of `a += b` is changed, be it right or wrong.
+            read = args[1:] if name in _IN_PLACE else args
+            self._add(origin, problem, changed=any(map(self._has_changed, _pairs(read))))
         if not isinstance(ours, np.ndarray):
             return ours
         depth = 1 + max((pair._depth for pair in _pairs(args)), default=0)
@@ -274,18 +280,30 @@ class Lockstep:
             if bound is not None:
                 return _equal(ours, host, any_zero=True) | (np.abs(ours - host) <= bound)
             same = _equal(ours, host, any_zero=call.name in _ANY_ZERO)
-            if same.all() or ours.dtype.kind != "f":
+            if same.all():
                 return same
             for flushed in _flushed(call):
                 same = same | _equal(flushed, host, any_zero=True)
         self.flushes |= bool(same.all())
         return same
 
-    def _add(self, call: Call, problem: _Problem) -> None:
-        if any(known.function == call.name for known in self.differences):
+    def _has_changed(self, pair: Pair) -> bool:
+        """Tell whether an array no longer holds what it held when it was made."""
+        with suppress(Exception):
+            return not _equal(pair._ours, self.library.fetch(pair._theirs), any_zero=True).all()
+        return False
+
+    def _add(self, call: Call, problem: _Problem, *, changed: bool) -> None:
+        name = SHARED if changed else call.name
+        if any(known.function == name for known in self.differences):
+            return
+        if changed:
+            text = f"an argument of {render(call, _kind_in_words)}"
+            got = "one changed by an operation in place on another array"
+            self.differences.append(Difference(name, text, "an array as it was made", got, ()))
             return
         program: tuple[str, ...] = ()
-        for smaller in _smaller(call, problem.index):
+        for smaller in _smaller(call, problem.where):
             _, found, _ = self._call_library(smaller, smaller.args, smaller.kwargs)
             if found is not None:
                 call, problem = smaller, found
@@ -472,14 +490,19 @@ def _bound(call: Call) -> Any:
 
 def _flushed(call: Call) -> Iterator[Any]:
     """List what may come from a library that takes subnormal numbers for zero."""
+    ours, args, kwargs = call.value, _trim(call.args, 0), _trim(call.kwargs, 0)
+    dtypes = [x.dtype for x in (ours, *args) if _is_float(x)]
+    if not dtypes:
+        return
+    tiny = max(float(np.finfo(dtype).smallest_normal) for dtype in dtypes)
 
     def flush(x: Any) -> Any:
-        if not _is_float(x):
-            return _map(flush, x)
-        return np.where(np.abs(x) < np.finfo(x.dtype).smallest_normal, x.dtype.type(0), x)
+        if isinstance(x, float):
+            return x if abs(x) >= tiny else 0.0
+        return np.where(np.abs(x) < tiny, x.dtype.type(0), x) if _is_float(x) else _map(flush, x)
 
-    other = _call_numpy(call.name, flush(_trim(call.args, 0)), flush(_trim(call.kwargs, 0)))
-    yield from (flush(call.value), other, flush(other))
+    other = _call_numpy(call.name, flush(args), flush(kwargs))
+    yield from (flush(ours), other, flush(other))
 
 
 def _is_float(x: Any) -> bool:

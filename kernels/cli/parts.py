@@ -56,9 +56,9 @@ def _data(make: Make, dtype: str) -> tuple[Any, Any, Any]:
 def _create(dtype: str, _: Numerics, make: Make) -> list[Any]:
     x, labels, probabilities = _data(make, dtype)
     xp = array_namespace(x, labels, probabilities)
-    numbers = array.array("d", [0.0, -1.5, 1e-3])
     made = [
-        xp.asarray(numbers, dtype=getattr(xp, dtype)),
+        # As `kernels.load` does.
+        xp.asarray(array.array({"float32": "f"}.get(dtype, "d"), [0.5, -1.5]), dtype=x.dtype),
         xp.asarray((1, 2**40 + 1, -3), dtype=xp.int64),
         xp.asarray(0.5, dtype=xp.float64),
     ]
@@ -68,12 +68,12 @@ def _create(dtype: str, _: Numerics, make: Make) -> list[Any]:
 
 def _random(dtype: str, _: Numerics, make: Make) -> list[Any]:
     like = make(draw((1,), 0, dtype))
-    kinds = (random.uniform, random.normal)
-    draws = [kind((3, 4), seed=2**40 + 1, stream=5, like=like) for kind in kinds]
-    order = random.permutation(16, seed=1, stream=0, like=like)
+    uniform = random.uniform(_SIZES[:2], seed=2**40 + 1, stream=5, like=like)
+    normal = random.normal(_SIZES[1:2], seed=1, stream=2**31, like=like)
+    order = random.permutation(_SAMPLES, seed=1, stream=0, like=like)
     # Which integers it consists of is the library's choice.
     xp = array_namespace(order)
-    return [*draws, xp.astype(order, xp.int32)]
+    return [uniform, normal, xp.astype(order, xp.int32)]
 
 
 def _init(dtype: str, _: Numerics, make: Make) -> list[Any]:
@@ -116,7 +116,7 @@ def _fit(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
         labels,
         learning_rate=0.1,
         epochs=2,
-        batch_size=4,
+        batch_size=_SAMPLES // 2,
         loss=softmax_cross_entropy,
         numerics=numerics,
     )
