@@ -185,12 +185,16 @@ def _train(
     return known or _in_lockstep(library, compute, exact=True).differences or found, digest
 
 
+class _Late(BaseException):
+    """No `Exception`, since libraries, and `Library.fetch`, catch these."""
+
+
 @contextmanager
 def _limit(seconds: int) -> Iterator[None]:
     """Raise TimeoutError in what takes longer; some lazy libraries take for ever."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds} seconds")
+        raise _Late
 
     # Windows has no such signal, and no limit.
     if not hasattr(signal, "SIGALRM"):
@@ -200,6 +204,9 @@ def _limit(seconds: int) -> Iterator[None]:
     signal.alarm(seconds)
     try:
         yield
+    except _Late as late:
+        error = TimeoutError(f"not done after {seconds} seconds")
+        raise error.with_traceback(late.__traceback__) from None
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

@@ -76,7 +76,7 @@ _DEPTH = 3
 _FRESH_AFTER = 8
 
 # Of a program that shows a difference.
-_LONGEST_LINE = 400
+_LONGEST_LINE = 1000
 
 
 class Call(NamedTuple):

@@ -62,7 +62,6 @@ def _create(dtype: str, _: Numerics, make: Make) -> list[Any]:
         xp.asarray((1, 2**40 + 1, -3), dtype=xp.int64),
         xp.asarray(0.5, dtype=xp.float64),
     ]
-    assert xp.isdtype(x.dtype, "real floating")
     return [x, labels, probabilities, *made, xp.astype(x, xp.float64)]
 
 

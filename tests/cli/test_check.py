@@ -95,7 +95,7 @@ def mylib(monkeypatch):
             with np.errstate(all="ignore"):
                 result = engine[name](*map(unwrap, args), **kwargs)
             if isinstance(result, np.ndarray | np.generic):
-                return Array(module, np.asarray(result))
+                return Array(module, np.asanyarray(result))
             return result
 
         module.call = call
@@ -239,7 +239,8 @@ def test_what_is_broken_is_named(name, mylib, report):
     """It alone, with what was expected and what came."""
     function, changes, words = BROKEN[name]
     mylib(**changes)
-    found = report("mylib", status=1)
+    dtype = "float32" if name == "wrong dtype" else "float64"
+    found = report("mylib", "--dtype", dtype, status=1)
     assert [each["function"] for each in found["differences"]] == [function]
     assert {each["function"] for each in found["parts"]} <= {function, None}
     (difference,) = found["differences"]
