@@ -148,7 +148,8 @@ def _device(xp: Any, name: str) -> Any:
         known = []
     for device in known:
         numbered = f"{getattr(device, 'platform', '')}:{getattr(device, 'id', '')}"
-        if name in (str(device), numbered):
+        # Or as `Device('gpu')` writes it.
+        if name in (str(device), numbered) or f"'{name}'" in str(device):
             return device
     try:
         # Some libraries take names that they do not list.

@@ -206,6 +206,10 @@ def next_number(a):
     return np.nextafter(np.sqrt(a), np.asarray(np.inf, a.dtype))
 
 
+def rounded_to_zero(a, b):
+    return np.where(a < 0, -(-a >> b), a >> b)
+
+
 BROKEN = {
     "take missing": ("take", {"take": None}, "float64[3, 5]|nothing: there is no such function"),
     "asarray fails": ("asarray", {"asarray": fail}, "|RuntimeError: out of order"),
@@ -229,7 +233,11 @@ BROKEN = {
     "negative zero": ("abs", {"abs": lambda a: np.where(a == 0, -a, np.abs(a))}, "0.0|-0.0"),
     "a truth": ("__bool__", {"__bool__": lambda a: not a}, "True|False"),
     "transpose": ("T", {"T": lambda a: a}, ""),
-    "integers": ("__rshift__", {"__rshift__": lambda a, b: (a + (a < 0)) >> b}, ""),
+    "integers": (
+        "__rshift__",
+        {"__rshift__": rounded_to_zero},
+        "",
+    ),
     "no array": ("max", {"max": lambda a, **k: float(np.max(a)) if not k else np.max(a, **k)}, ""),
 }
 
@@ -302,7 +310,7 @@ def test_report_in_sentences(mylib, run):
     assert "take: expected float64[3, 5], got nothing: there is no such function.\n" in out
     assert "First seen in training, float64: xp.take(float64[6, 5], int64[3], axis=0).\n" in out
     assert "\n    import mylib as xp\n" in out
-    assert err == "mylib: 3 of 14 parts did not pass\n"
+    assert err == "mylib: 4 of 14 parts did not pass\n"
 
 
 def test_shared_memory(mylib, report):
