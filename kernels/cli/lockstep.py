@@ -261,7 +261,7 @@ class Lockstep:
             same = type(theirs) is type(ours) and (theirs == ours or theirs != theirs)
             return None if same else _Problem(repr(ours), repr(theirs)), ours
         if not array_api_compat.is_array_api_obj(theirs):
-            return _Problem(_in_words(ours), f"{type(theirs).__name__}, which is no array"), ours
+            return _Problem(_in_words(ours), f"{type(theirs).__name__}, which has no __array_namespace__"), ours
         dtype, shape = self.library.dtype_name(theirs), tuple(theirs.shape)
         if call.name == "argsort" and "int" in dtype:
             # Which integers are for indices is the library's choice.
