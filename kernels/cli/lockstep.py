@@ -226,6 +226,7 @@ class Lockstep:
             read = args[1:] if name in _IN_PLACE else args
             self._add(origin, problem, changed=any(map(self._has_changed, _pairs(read))))
         else:
+            origin = origin._replace(value=ours)
             self._compose(origin)
         if not isinstance(ours, np.ndarray):
             return ours
@@ -463,7 +464,10 @@ def _smaller(call: Call, index: tuple[int, ...] | None) -> Iterator[Call]:
         if index:
             # An error means that it is no operation on single elements.
             with suppress(Exception):
-                yield _pick(trimmed, call.value.shape, tuple(slice(i, i + 1) for i in index))
+                key = tuple(slice(i, i + 1) for i in index)
+                picked = _pick(trimmed, call.value.shape, key)
+                if picked.value.size == 1:
+                    yield picked
         yield trimmed
 
 
