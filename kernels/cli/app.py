@@ -11,6 +11,7 @@ import typer
 
 from .backends import backends
 from .bench import bench
+from .check import check
 from .common import CliError, warn
 from .record import record
 from .train import train
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, verify, bench, record, backends):
+for _command in (train, verify, check, bench, record, backends):
     app.command()(_stoppable(_command))
 
 # The base of every mistake in an option; no other name for it is exported by every typer.

@@ -14,12 +14,14 @@ from .problems import Preparation
 
 if TYPE_CHECKING:
     from .backends import Found
+    from .checkup import Checked
     from .verify import Verified
 
 __all__ = [
     "Report",
     "as_json",
     "backends_table",
+    "check_report",
     "duration",
     "make_table",
     "milestones",
@@ -216,6 +218,40 @@ def verify_table(console: Console, rows: Sequence[Verified]) -> None:
             row.result,
         )
     print_table(console, table)
+
+
+def check_report(console: Console, checked: Checked) -> None:
+    """Print what passed, what is in the way and in which program that shows."""
+    facts = make_table()
+    facts.add_row("namespace", checked.namespace)
+    facts.add_row("version", checked.version)
+    facts.add_row("device", checked.device or "the library's choice")
+    print_table(console, facts)
+    console.print()
+    dtypes = tuple(dict.fromkeys(part.dtype for part in checked.parts))
+    cells = {
+        (each.part, each.dtype): each.result + (f": {each.function}" if each.function else "")
+        for each in checked.parts
+    }
+    table = make_table("part", *dtypes)
+    for part in dict.fromkeys(each.part for each in checked.parts):
+        table.add_row(part, *(cells[part, dtype] for dtype in dtypes))
+    print_table(console, table)
+    for each in checked.differences:
+        console.print()
+        console.print(f"{each.function}: expected {each.expected}, got {each.got}.")
+        console.print(f"First seen in {each.where}: {each.call}.")
+        if each.program:
+            console.print("This program shows it:")
+        for line in each.program:
+            console.print(f"    {line}", soft_wrap=True)
+    console.print()
+    if checked.flushes_subnormals:
+        console.print("Subnormal numbers count as zero here, which changes no digest.")
+    for dtype, digest in checked.digests.items():
+        same = cells["committed digest", dtype] == "passed"
+        verdict = "the committed one" if same else "not the committed one"
+        console.print(f"Digest after {checked.steps} exact steps, {dtype}: {digest}, {verdict}.")
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:

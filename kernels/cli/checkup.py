@@ -1,0 +1,227 @@
+"""What `python -m kernels check` does: every part of the kernel on a library and on NumPy."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from ..numerics import EXACT
+from . import identity
+from .library import Library
+from .lockstep import Difference, Lockstep, first_difference
+from .parts import CREATE, PARTS, STEPS, Make, draw, train_tutorial
+
+__all__ = ["Checked", "Part", "examine"]
+
+COMMITTED = "committed digest"
+
+# For a part by the library alone, which NumPy computes in milliseconds.
+_SECONDS = 120
+
+# What is blamed when every function by itself does what it should.
+_TOGETHER = "no single function"
+
+
+class Part(NamedTuple):
+    """A part of the check and what came of it.
+
+    Attributes
+    ----------
+    part, dtype
+        What was computed.
+    result
+        "passed", "failed" or "not run".
+    function
+        The first function that is missing or wrong, or None.
+    """
+
+    part: str
+    dtype: str
+    result: str
+    function: str | None
+
+
+class Checked(NamedTuple):
+    """A library and what came of its check.
+
+    Attributes
+    ----------
+    module, namespace, version, device
+        What was checked; the device is None if the library chose.
+    passed
+        Whether all parts passed.
+    flushes_subnormals
+        Whether the library takes subnormal numbers for zero, which the kernel allows.
+    parts
+        In the order in which they ran.
+    differences
+        For each function that is missing or wrong, what was seen first.
+    steps, digests
+        The digests of exact training after so many steps, by dtype.
+    """
+
+    module: str
+    namespace: str
+    version: str
+    device: str | None
+    passed: bool
+    flushes_subnormals: bool
+    parts: tuple[Part, ...]
+    differences: tuple[Difference, ...]
+    steps: int
+    digests: dict[str, str]
+
+
+def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
+    """Compute every part in every dtype."""
+    parts: list[Part] = []
+    differences: dict[str, Difference] = {}
+    digests: dict[str, str] = {}
+    flushes = False
+    with Console(stderr=True).status("") as status:
+        for dtype in dtypes:
+            found: dict[str, list[Difference]] = {}
+            for part, (function, numerics) in PARTS.items():
+                status.update(f"{part}, {dtype}")
+                compute = partial(function, dtype, numerics)
+                lockstep = _in_lockstep(library, compute, exact=numerics is EXACT)
+                found[part] = lockstep.differences or _alone(library, compute, numerics is EXACT)
+                flushes |= lockstep.flushes
+                # Where no array can be made there is nothing to compute with.
+                if part == CREATE and found[part] and not _makes_arrays(library, dtype):
+                    break
+            else:
+                status.update(f"{COMMITTED}, {dtype}")
+                known = [
+                    each[0] for part, each in found.items() if each and PARTS[part][1] is EXACT
+                ]
+                found[COMMITTED], digest = _train(library, dtype, known[:1])
+                digests |= {} if digest is None else {dtype: digest}
+            for part in (*PARTS, COMMITTED):
+                parts.append(_result(part, dtype, found.get(part)))
+                for each in found.get(part, ()):
+                    differences.setdefault(each.function, each._replace(where=f"{part}, {dtype}"))
+    return Checked(
+        module=library.name,
+        namespace=library.xp.__name__,
+        version=library.version,
+        device=None if library.device is None else str(library.device),
+        passed=all(each.result == "passed" for each in parts),
+        flushes_subnormals=flushes,
+        parts=tuple(parts),
+        differences=tuple(differences.values()),
+        steps=STEPS,
+        digests=digests,
+    )
+
+
+def _result(part: str, dtype: str, found: list[Difference] | None) -> Part:
+    if found is None:
+        return Part(part, dtype, "not run", None)
+    return Part(part, dtype, *(("failed", found[0].function) if found else ("passed", None)))
+
+
+def _makes_arrays(library: Library, dtype: str) -> bool:
+    host = draw((2, 3), 0, dtype)
+    try:
+        return bool((library.fetch(library.put(host)) == host).all())
+    except Exception:
+        return False
+
+
+def _in_lockstep(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> Lockstep:
+    lockstep = Lockstep(library, exact=exact)
+    try:
+        compute(lockstep.put)
+    except Exception as error:
+        # An error that follows from a difference needs no words of its own.
+        if not lockstep.differences:
+            lockstep.differences.append(_stopped(error))
+    return lockstep
+
+
+def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> list[Difference]:
+    """Compare the results with NumPy's.
+
+    This shows what lock-step cannot: arrays whose namespace cannot be found, or which share memory
+    so that changing one changes another.
+    """
+    expected = compute(np.array)
+    try:
+        with _limit(_SECONDS):
+            got = [a if isinstance(a, str) else library.fetch(a) for a in compute(library.put)]
+    except Exception as error:
+        return [_stopped(error)]
+    for pair in zip(expected, got, strict=True):
+        words = first_difference(*pair, exact=exact)
+        if words is not None:
+            return [Difference(_TOGETHER, "the operations of this part", *words, ())]
+    return []
+
+
+def _train(
+    library: Library, dtype: str, known: list[Difference]
+) -> tuple[list[Difference], str | None]:
+    """Compare the digest of exact training with the committed one; `known` may explain another."""
+    compute = partial(train_tutorial, dtype, EXACT)
+    expected, digest = identity.committed()["tutorial"][dtype][STEPS], None
+    try:
+        with _limit(5 * _SECONDS):
+            (digest,) = compute(library.put)
+    except Exception as error:
+        found = [_stopped(error)]
+    else:
+        if digest == expected:
+            return [], digest
+        found = [Difference(_TOGETHER, f"{STEPS} steps of training", expected, digest, ())]
+    return known or _in_lockstep(library, compute, exact=True).differences or found, digest
+
+
+class _Late(BaseException):
+    """No `Exception`, since libraries, and `Library.fetch`, catch these."""
+
+
+@contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer; some lazy libraries take for ever."""
+
+    def stop(*_: object) -> None:
+        raise _Late
+
+    # Windows has no such signal, and no limit.
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    except _Late as late:
+        error = TimeoutError(f"not done after {seconds} seconds")
+        raise error.with_traceback(late.__traceback__) from None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _stopped(error: Exception) -> Difference:
+    """Tell in which line an error arose: the last one that is not in the machinery of the check."""
+    home = Path(__file__).parents[1]
+    machinery = {Path(__file__).with_name(name) for name in ("lockstep.py", "library.py")}
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if home in Path(frame.filename).parents and Path(frame.filename) not in machinery
+    ]
+    line, file = frames[-1].line, Path(frames[-1].filename).relative_to(home)
+    text = (str(error) or "-").splitlines()[0]
+    call = f"`{line}` in kernels/{file}"
+    return Difference(_TOGETHER, call, "no error", f"{type(error).__name__}: {text}", ())
