@@ -27,11 +27,16 @@ EXTRAS = {
     "mlx": "mlx",
     "dask": "dask",
     "marray": "marray",
+    "ndonnx": "ndonnx",
 }
 # What is run on libraries for which the whole suite takes hours: they take a millisecond or more
 # for each operation of a training step.
 SUBSETS = {
     "dask": ("tests/test_backends.py", "tests/test_identity.py"),
+    "ndonnx": (
+        *("tests/test_backends.py", "tests/test_identity.py"),
+        *("-k", "test_backends or (committed and tutorial)"),
+    ),
 }
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
@@ -88,7 +93,7 @@ def tests(session: nox.Session, backend: str) -> None:
 @nox.session
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
-    install(session, "-e", ".[cli,array-api-strict]", "pytest", "hypothesis")
+    install(session, "-e", ".[cli,array-api-strict,ndonnx]", "pytest", "hypothesis")
     pytest(session, "cli", "--backend", "numpy", CLI_TESTS)
 
 

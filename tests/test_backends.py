@@ -100,7 +100,9 @@ def test_name_that_is_not_known(name):
         backends.get(name)
 
 
-@pytest.mark.parametrize("library", ["numpy", "array-api-strict", "mlx", "dask", "marray"])
+@pytest.mark.parametrize(
+    "library", ["numpy", "array-api-strict", "mlx", "dask", "marray", "ndonnx"]
+)
 def test_device_of_a_library_without_devices(library):
     with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
         backends.get(f"{library}:cuda")
@@ -133,6 +135,8 @@ def test_device_number_that_is_not_there(backend, number):
         ("mlx", "mlx", "MLX is not installed: pip install array-api-kernels"),
         ("dask", "dask.array", "Dask is not installed: pip install array-api-kernels"),
         ("marray", "marray", "marray is not installed: pip install array-api-kernels"),
+        ("ndonnx", "ndonnx", "ndonnx is not installed: pip install array-api-kernels"),
+        ("ndonnx", "onnxruntime", "onnxruntime is not installed: pip install array-api-kernels"),
     ],
 )
 def test_library_that_is_missing(monkeypatch, name, module, message):

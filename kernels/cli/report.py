@@ -23,11 +23,16 @@ __all__ = [
     "duration",
     "make_table",
     "milestones",
+    "model_table",
     "plot_losses",
     "print_table",
     "report_table",
     "verify_table",
 ]
+
+
+# By their number in ONNX files.
+_ONNX_DTYPES = {1: "float32", 7: "int64", 11: "float64"}
 
 
 class Report(NamedTuple):
@@ -216,6 +221,20 @@ def verify_table(console: Console, rows: Sequence[Verified]) -> None:
             row.result,
         )
     print_table(console, table)
+
+
+def model_table(console: Console, path: Path, model: Any) -> None:
+    """Print what an ONNX model takes and gives."""
+    facts = make_table()
+    facts.add_row("model", str(path))
+    facts.add_row("opset", ", ".join(str(opset.version) for opset in model.opset_import))
+    facts.add_row("nodes", str(len(model.graph.node)))
+    for label, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            shape = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
+            facts.add_row(label, f"{value.name} {_ONNX_DTYPES[tensor.elem_type]} ({shape})")
+    print_table(console, facts)
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:
