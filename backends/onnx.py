@@ -17,6 +17,9 @@ from kernels.numerics import NATIVE, Numerics
 
 __all__ = ["forward_model", "step_model"]
 
+# Protobuf, which ONNX files are, ends at 2 GiB; all but the weights takes less than the rest.
+_MAX_WEIGHTS = 2**31 - 2**24
+
 
 def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> Any:
     """Make a model of the prediction, kernels.forward(layers, x)[-1].
@@ -38,10 +41,16 @@ def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> An
     Raises
     ------
     ValueError, TypeError
-        As `kernels.forward`.
+        As `kernels.forward`; also if the weights are too large for an ONNX file.
     """
     from onnx import numpy_helper
 
+    size = sum(a.nbytes for a in cast(dict[str, Any], _named("", layers)).values())
+    if size > _MAX_WEIGHTS:
+        raise ValueError(
+            f"expected weights of at most {_MAX_WEIGHTS} bytes, the most that fit in an ONNX "
+            f"file, got {size}"
+        )
     weights = _arguments(layers)
     x = _argument(("batch", layers[0].weight.shape[0]), layers[0].weight.dtype)
     prediction = kernels.forward(weights, x, numerics=cast(Numerics, _Rows(numerics)))[-1]

@@ -11,6 +11,7 @@ from _assert import fetch
 
 import backends
 from backends import Backend, BackendUnavailable
+from kernels import Layer
 from kernels._host import placement
 
 
@@ -84,6 +85,33 @@ def test_compile_changes_no_result(backend):
     (first, second), third = backend.compile(function)((a, a), a)
     for got, desired in ((first, [2.0, 4.0]), (second, [1.0, 2.0]), (third, [2.0, 4.0])):
         np.testing.assert_array_equal(fetch(got), desired)
+
+
+@pytest.mark.library("ndonnx")
+def test_one_model_for_each_signature(backend):
+    """Of the structure, dtypes and shapes; NamedTuples and None go in and come out."""
+    traced = []
+
+    def function(layer, a):
+        traced.append(a)
+        return Layer(layer.weight + a, layer.bias), a
+
+    call = backend.compile(function)
+    one, two = backend.asarray([1.0]), backend.asarray([2.0])
+    for layer, a, count in (
+        (Layer(one), one, 1),
+        (Layer(two), one, 1),
+        (Layer(one, one), one, 2),
+        (Layer(one), backend.asarray([1.0, 2.0]), 3),
+        (Layer(one), backend.asarray([1.0], "float32"), 4),
+        (Layer(one), two, 4),
+    ):
+        new, same = call(layer, a)
+        assert len(traced) == count
+        assert isinstance(new, Layer)
+        assert (new.bias is None) == (layer.bias is None)
+        np.testing.assert_array_equal(fetch(new.weight), fetch(layer.weight) + fetch(a))
+        np.testing.assert_array_equal(fetch(same), fetch(a), strict=True)
 
 
 def test_names():

@@ -80,7 +80,11 @@ def export(
 
     from backends.onnx import forward_model, step_model
 
-    with Console(stderr=True).status("Tracing the kernel; exact numerics take a minute"):
+    # Exact numerics have a longest sum, and files a largest size.
+    with (
+        Console(stderr=True).status("Tracing the kernel; exact numerics take a minute"),
+        as_cli_error(ValueError),
+    ):
         if what == "forward":
             made = forward_model(layers, numerics=NUMERICS[numerics])
         else:

@@ -232,6 +232,12 @@ def test_files_that_cannot_be_written(refuse, tmp_path):
     assert message in refuse(model="net.safetensors")
 
 
+def test_network_that_is_too_large(refuse, monkeypatch):
+    monkeypatch.setattr("backends.onnx._MAX_WEIGHTS", 63)
+    message = "expected weights of at most 63 bytes, the most that fit in an ONNX file, got 64"
+    assert message in refuse()
+
+
 def test_disk_that_is_full(run, tmp_path):
     kernels.save(tmp_path / "net.safetensors", kernels.init((3, 2), like=np.zeros(0)))
     _, err = run("/dev/full", "--network", tmp_path / "net.safetensors", status=1)
