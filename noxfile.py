@@ -35,7 +35,7 @@ SUBSETS = {
     "dask": ("tests/test_backends.py", "tests/test_identity.py"),
     "ndonnx": (
         *("tests/test_backends.py", "tests/test_identity.py"),
-        *("-k", "test_backends or (committed and tutorial)"),
+        *("-k", "test_backends or (committed and tutorial and compiled)"),
     ),
 }
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
