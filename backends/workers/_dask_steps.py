@@ -155,13 +155,15 @@ def _is_future(task: Any) -> bool:
 def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: Cluster) -> _Step:
     """Make the graph of a step, and send the programs that it comes to."""
     *parameters, x, y = arrays
-    layers, loss = function(_layers(parameters, like), x, y, None)
+    # Reductions, also of two axes, put all parts together at once and not a few at a time.
+    with dask.config.set(split_every=(x.numblocks[0] + 1) ** 2):
+        layers, loss = function(_layers(parameters, like), x, y, None)
     results = [*(a for layer in layers for a in layer if a is not None), loss]
     graph = {key: task for a in results for key, task in a.dask.items() if not _is_future(task)}
     parts: dict[Key, int | None] = {key: None for a in parameters for key in _keys(a)}
     for a in (x, y):
-        split = a.numblocks[0] > 1 or not _is_held(a)
-        parts |= {key: i if split else None for i, key in enumerate(_keys(a))}
+        # The first block is a single sample, or all of them.
+        parts |= {key: i or None for i, key in enumerate(_keys(a))}
     found = phases(graph, parts, [_keys(a)[0] for a in results])
     name = f"program-{uuid4().hex}"
     # Tasks and not data, which would be lost with the worker that has it.
@@ -169,9 +171,10 @@ def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: 
         f"{name}-{i}": (pickle.loads, cloudpickle.dumps(phase.program))
         for i, phase in enumerate(found)
     }
-    return _Step(
-        list(parts), found, cluster.client.get(programs, list(programs), sync=False), results
-    )
+    # Some kilobytes for each phase, once; Dask warns of ten megabytes.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
+        futures = cluster.client.get(programs, list(programs), sync=False)
+    return _Step(list(parts), found, futures, results)
 
 
 def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list[Any]:

@@ -90,15 +90,14 @@ def phases(
     wanted
         The keys of the results.
     """
-    from dask._task_spec import convert_legacy_graph, cull
-    from dask.order import order
+    from dask._task_spec import convert_legacy_graph
 
-    graph = cull(convert_legacy_graph(graph, graph.keys() | parts.keys()), list(wanted))
+    graph = convert_legacy_graph(graph, graph.keys() | parts.keys())
     needs = {key: task.dependencies for key, task in graph.items()}
-    # An order in which few values are needed at a time.
-    rank = order(dict(graph), dependencies={key: set(keys) for key, keys in needs.items()})
-    keys = sorted(graph, key=rank.__getitem__)
+    keys = _depth_first(needs, wanted)
+    rank = {key: i for i, key in enumerate(keys)}
     place, free = _places(keys, needs, parts, set(wanted))
+    place = _postponed(keys, needs, place, set(wanted))
     of_phase: dict[tuple[int, int | None], list[Key]] = defaultdict(list)
     for key in keys:
         if key not in free:
@@ -121,7 +120,7 @@ def phases(
                 exchanged[source].add(needed)
     found = []
     for at in numbers:
-        tasks = [(key, graph[key]) for key in keys if key in inside[at]]
+        tasks = [(key, graph[key]) for key in sorted(inside[at], key=rank.__getitem__)]
         found.append(
             Phase(
                 _program(tasks, needs, parts, returned[at]),
@@ -131,6 +130,19 @@ def phases(
             )
         )
     return found
+
+
+def _depth_first(needs: Mapping[Key, Iterable[Key]], wanted: Iterable[Key]) -> list[Key]:
+    """Put tasks after those that they need, few of which then wait for others at a time."""
+    done: dict[Key, None] = {}
+    stack = list(wanted)
+    while stack:
+        waiting = [key for key in needs[stack[-1]] if key in needs and key not in done]
+        if waiting:
+            stack += waiting
+        else:
+            done[stack.pop()] = None
+    return list(done)
 
 
 def _places(
@@ -147,18 +159,44 @@ def _places(
     place: dict[Key, tuple[int, int | None]] = {}
     free: dict[Key, int | None] = {}
     for key in keys:
-        before = [place[other] for other in needs[key] if other in place]
         # What is given or free, or the task itself if it reads.
         inputs = [other for other in (*needs[key], key) if other in parts or other in free]
-        found = {part for _, part in before} | {parts.get(k, free.get(k)) for k in inputs}
+        before = [other for other in needs[key] if other in place]
+        found = {place[other][1] for other in before}
+        found |= {parts.get(other, free.get(other)) for other in inputs}
         found -= {None}
         (part,) = found if len(found) == 1 else (None,)
         alone = all(parts[other] is not None for other in inputs if other in parts)
         if key not in wanted and not before and alone and len(found) < 2:
             free[key] = part
-        else:
-            place[key] = max((level + (of != part) for level, of in before), default=0), part
+            continue
+        if part is None:
+            # Each part does its own share of what is done with all of them.
+            for other in inputs:
+                if free.get(other) is not None:
+                    place[other] = 0, free.pop(other)
+                    before.append(other)
+        levels = (place[other][0] + (place[other][1] != part) for other in before)
+        place[key] = max(levels, default=0), part
     return place, free
+
+
+def _postponed(
+    keys: list[Key],
+    needs: Mapping[Key, Iterable[Key]],
+    place: Mapping[Key, tuple[int, int | None]],
+    wanted: set[Key],
+) -> dict[Key, tuple[int, int | None]]:
+    """Put off what only its own part needs, and only later, so that it is not kept until then."""
+    postponed = dict(place)
+    users: dict[Key, set[tuple[int, int | None]]] = defaultdict(set)
+    for key in reversed(keys):
+        part = postponed[key][1] if key in postponed else None
+        if part is not None and key not in wanted and {of for _, of in users[key]} == {part}:
+            postponed[key] = min(users[key])
+        for other in needs[key]:
+            users[other] |= {postponed[key]} if key in postponed else users[key]
+    return postponed
 
 
 def _with_free(

@@ -84,7 +84,7 @@ def join(
             if isinstance(host, numpy.memmap) and host.ndim > 0 and host.flags.c_contiguous:
                 wanted = numpy.dtype(dtype or host.dtype)
                 parts = math.ceil(host.size * wanted.itemsize / most)
-                a = _read(host, wanted, _even(host.shape[0], max(parts, count)))
+                a = _read(host, wanted, _divide(host.shape[0], max(parts, count)))
             else:
                 a = sent(numpy.array(host, dtype=dtype), cluster)
             return a
@@ -93,7 +93,7 @@ def join(
             # What is read has parts that fit into memory.
             if a.numblocks[0] > 1 or a.name.startswith(READ):
                 return a
-            return persisted(a.rechunk({0: _even(a.shape[0], count)}), cluster)
+            return persisted(a.rechunk({0: _divide(a.shape[0], count)}), cluster)
 
         def compile(function: Callable[..., Any]) -> Callable[..., Any]:
             return compile_step(function, cluster, shard)
@@ -135,7 +135,13 @@ def _read_block(path: str, kind: Any, offset: int, shape: list[int], dtype: Any)
     return numpy.asarray(numpy.memmap(path, kind, "r", offset, tuple(shape)), dtype=dtype)
 
 
-def _even(n: int, parts: int) -> tuple[int, ...]:
-    """Divide n samples into parts that differ by one at most, none of them empty."""
-    parts = max(1, min(parts, n))
-    return tuple(n // parts + (i < n % parts) for i in range(parts))
+def _divide(n: int, parts: int) -> tuple[int, ...]:
+    """Divide n samples into parts that differ by one at most, none empty, after the first sample.
+
+    Exact numerics look at the first element of an array wherever they round to multiples of a unit.
+    The first sample is a part of its own, so that no other part has to wait for one as large.
+    """
+    if parts == 1 or n == 1:
+        return (n,)
+    parts = min(parts, n - 1)
+    return (1, *((n - 1) // parts + (i < (n - 1) % parts) for i in range(parts)))
