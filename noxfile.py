@@ -27,6 +27,7 @@ EXTRAS = {
     "mlx": "mlx",
     "dask": "dask",
     "marray": "marray",
+    "ndonnx": "ndonnx",
 }
 # What is run on libraries for which the whole suite takes hours: they take a millisecond or more
 # for each operation of a training step.
@@ -36,6 +37,10 @@ SUBSETS = {
         "tests/test_identity.py",
         "tests/test_workers.py",
         "tests/test_workers_dask.py",
+    ),
+    "ndonnx": (
+        *("tests/test_backends.py", "tests/test_identity.py"),
+        *("-k", "test_backends or (committed and tutorial and compiled)"),
     ),
 }
 # Backends with an engine for several workers, which are tested through the command line.
@@ -96,7 +101,7 @@ def tests(session: nox.Session, backend: str) -> None:
 @nox.session
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
-    install(session, "-e", ".[cli,array-api-strict]", "pytest", "hypothesis")
+    install(session, "-e", ".[cli,array-api-strict,ndonnx]", "pytest", "hypothesis")
     pytest(session, "cli", "--backend", "numpy", CLI_TESTS)
 
 

@@ -23,6 +23,7 @@ _NAMES = (
     "mlx",
     "dask",
     "marray",
+    "ndonnx",
 )
 
 _ENTRY_POINTS = "array_api_kernels.backends"

@@ -28,7 +28,12 @@ def to_host(a: Array) -> array.array[float]:
     typecode = _TYPECODES[dtype_name(a)]
     flat: Any = array_namespace(a).reshape(a, (-1,))
     # The standard promises float() of each element; nearly every library has a shorter way.
-    ways: tuple[Callable[[], Any], ...] = (lambda: flat, lambda: flat.__array__())
+    # The last is ndonnx's.
+    ways: tuple[Callable[[], Any], ...] = (
+        lambda: flat,
+        lambda: flat.__array__(),
+        lambda: flat.unwrap_numpy(),
+    )
     for way in ways:
         try:
             values: array.array[float] = array.array(typecode)

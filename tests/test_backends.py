@@ -11,6 +11,7 @@ from _assert import fetch
 
 import backends
 from backends import Backend, BackendUnavailable
+from kernels import Layer
 from kernels._host import placement
 
 
@@ -86,6 +87,33 @@ def test_compile_changes_no_result(backend):
         np.testing.assert_array_equal(fetch(got), desired)
 
 
+@pytest.mark.library("ndonnx")
+def test_one_model_for_each_signature(backend):
+    """Of the structure, dtypes and shapes; NamedTuples and None go in and come out."""
+    traced = []
+
+    def function(layer, a):
+        traced.append(a)
+        return Layer(layer.weight + a, layer.bias), a
+
+    call = backend.compile(function)
+    one, two = backend.asarray([1.0]), backend.asarray([2.0])
+    for layer, a, count in (
+        (Layer(one), one, 1),
+        (Layer(two), one, 1),
+        (Layer(one, one), one, 2),
+        (Layer(one), backend.asarray([1.0, 2.0]), 3),
+        (Layer(one), backend.asarray([1.0], "float32"), 4),
+        (Layer(one), two, 4),
+    ):
+        new, same = call(layer, a)
+        assert len(traced) == count
+        assert isinstance(new, Layer)
+        assert (new.bias is None) == (layer.bias is None)
+        np.testing.assert_array_equal(fetch(new.weight), fetch(layer.weight) + fetch(a))
+        np.testing.assert_array_equal(fetch(same), fetch(a), strict=True)
+
+
 def test_names():
     assert {"numpy", "array-api-strict", "torch:cpu", "torch:cuda", "cupy", "jax:cpu"} <= set(
         backends.names()
@@ -100,7 +128,9 @@ def test_name_that_is_not_known(name):
         backends.get(name)
 
 
-@pytest.mark.parametrize("library", ["numpy", "array-api-strict", "mlx", "dask", "marray"])
+@pytest.mark.parametrize(
+    "library", ["numpy", "array-api-strict", "mlx", "dask", "marray", "ndonnx"]
+)
 def test_device_of_a_library_without_devices(library):
     with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
         backends.get(f"{library}:cuda")
@@ -133,6 +163,8 @@ def test_device_number_that_is_not_there(backend, number):
         ("mlx", "mlx", "MLX is not installed: pip install array-api-kernels"),
         ("dask", "dask.array", "Dask is not installed: pip install array-api-kernels"),
         ("marray", "marray", "marray is not installed: pip install array-api-kernels"),
+        ("ndonnx", "ndonnx", "ndonnx is not installed: pip install array-api-kernels"),
+        ("ndonnx", "onnxruntime", "onnxruntime is not installed: pip install array-api-kernels"),
     ],
 )
 def test_library_that_is_missing(monkeypatch, name, module, message):

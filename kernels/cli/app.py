@@ -13,6 +13,7 @@ from .backends import backends
 from .bench import bench
 from .check import check
 from .common import CliError, warn
+from .export import export
 from .record import record
 from .train import train
 from .verify import verify
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, verify, check, bench, record, backends):
+for _command in (train, export, verify, check, bench, record, backends):
     app.command()(_stoppable(_command))
 
 # The base of every mistake in an option; no other name for it is exported by every typer.

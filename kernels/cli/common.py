@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -19,6 +21,7 @@ __all__ = [
     "NUMERICS",
     "CliError",
     "as_cli_error",
+    "check_output",
     "choose",
     "console",
     "find_backend",
@@ -63,14 +66,31 @@ def choose(option: str, name: str, known: tuple[str, ...]) -> str:
     return name
 
 
-def require(module: str, purpose: str) -> None:
+def require(module: str, purpose: str, *, extra: str = "cli") -> None:
     """Raise `CliError` if an optional dependency is not installed."""
     if importlib.util.find_spec(module) is None:
         package = {"sklearn": "scikit-learn"}.get(module, module)
         raise CliError(
             f"{purpose} needs {package}, which is not installed: "
-            'pip install "array-api-kernels[cli]"'
+            f'pip install "array-api-kernels[{extra}]"'
         )
+
+
+def check_output(option: str, path: Path, *, in_place: bool) -> None:
+    """Raise `CliError` unless a file can be written, in place or beside it; it is not touched."""
+    if not path.parent.is_dir():
+        raise CliError(f"cannot write {option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise CliError(f"cannot write {option} {path}: it is a folder")
+    if in_place and path.exists():
+        if not os.access(path, os.W_OK):
+            raise CliError(f"cannot write {option} {path}: no permission to change it")
+        return
+    # Only trying tells, for instance of a folder that takes no files from anyone.
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise CliError(f"cannot write {option} {path}: {error.strerror or error}") from error
 
 
 def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Backend:

@@ -25,11 +25,16 @@ __all__ = [
     "duration",
     "make_table",
     "milestones",
+    "model_table",
     "plot_losses",
     "print_table",
     "report_table",
     "verify_table",
 ]
+
+
+# By their number in ONNX files.
+_ONNX_DTYPES = {1: "float32", 7: "int64", 11: "float64"}
 
 
 class Report(NamedTuple):
@@ -252,6 +257,20 @@ def check_report(console: Console, checked: Checked) -> None:
         same = cells["committed digest", dtype] == "passed"
         verdict = "the committed one" if same else "not the committed one"
         console.print(f"Digest after {checked.steps} exact steps, {dtype}: {digest}, {verdict}.")
+
+
+def model_table(console: Console, path: Path, model: Any) -> None:
+    """Print what an ONNX model takes and gives."""
+    facts = make_table()
+    facts.add_row("model", str(path))
+    facts.add_row("opset", ", ".join(str(opset.version) for opset in model.opset_import))
+    facts.add_row("nodes", str(len(model.graph.node)))
+    for label, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            shape = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
+            facts.add_row(label, f"{value.name} {_ONNX_DTYPES[tensor.elem_type]} ({shape})")
+    print_table(console, facts)
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from .common import (
     NUMERICS,
     CliError,
     as_cli_error,
+    check_output,
     choose,
     console,
     require,
@@ -432,20 +432,8 @@ def _check_files(*, reads: tuple[Path | None, ...], save: Path | None, plot: Pat
             continue
         if path.resolve() in others:
             raise CliError(f"expected {option} to be a file of its own, got {path}")
-        if not path.parent.is_dir():
-            raise CliError(f"cannot write {option} {path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise CliError(f"cannot write {option} {path}: it is a folder")
         # A network is written beside its file and renamed; a plot is written in place.
-        if option == "--plot" and path.exists():
-            if not os.access(path, os.W_OK):
-                raise CliError(f"cannot write {option} {path}: no permission to change it")
-            continue
-        # Only trying tells, for instance of a folder that takes no files from anyone.
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise CliError(f"cannot write {option} {path}: {error.strerror or error}") from error
+        check_output(option, path, in_place=option == "--plot")
     if plot is not None:
         require("matplotlib", "--plot")
         from matplotlib.figure import Figure

@@ -266,7 +266,8 @@ class Exact:
             if not last:
                 rest -= cut
             slices.append(-cut if side == 0 and i == 1 else cut)
-        if side == 1 or count == 1:
+        # The standard has None for a number of rows that is not known.
+        if side == 1 or count == 1 or a.shape[0] is None:
             return Operand(a, tuple(slices), scale)
         n = a.shape[0]
         stack = xp.concat(slices)

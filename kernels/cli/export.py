@@ -1,0 +1,133 @@
+"""`python -m kernels export`: a saved network, or a step of its training, as an ONNX model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..losses import softmax_cross_entropy, squared_error
+from ..network import Layer, Loss
+from ..storage import load
+from .common import (
+    DTYPES,
+    NUMERICS,
+    CliError,
+    as_cli_error,
+    check_output,
+    choose,
+    console,
+    require,
+)
+from .report import model_table
+
+__all__ = ["export"]
+
+WHAT = ("forward", "step")
+LOSSES: dict[str, Loss] = {
+    "squared_error": squared_error,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL.onnx", help="The file to write.", readable=False)
+    ],
+    network: Annotated[Path, typer.Option(help="The network: a FILE that `train --save` wrote.")],
+    what: Annotated[
+        str,
+        typer.Option(
+            help="forward: the prediction, with the weights inside the model. step: a step of "
+            "training, which takes weights and returns new ones."
+        ),
+    ] = "forward",
+    numerics: Annotated[
+        str, typer.Option(help=f"What a product and a sum are: {' or '.join(NUMERICS)}.")
+    ] = "native",
+    loss: Annotated[
+        str | None,
+        typer.Option(help=f"Of a step: {' or '.join(LOSSES)}. Default: squared_error."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of a step, which needs it; it is inside the model.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Samples of a step, which needs it; a prediction takes any.", min=1),
+    ] = None,
+) -> None:
+    """Write a saved network, or a step of its training, as an ONNX model.
+
+    ndonnx traces the kernel; with exact numerics the model gives the kernel's bits in onnxruntime.
+    """
+    # Everything that can be wrong is found before anything is computed or written.
+    choose("--what", what, WHAT)
+    choose("--numerics", numerics, tuple(NUMERICS))
+    of_a_step = {"--loss": loss, "--learning-rate": learning_rate, "--batch-size": batch_size}
+    _check_step(what, of_a_step)
+    require("numpy", "export")
+    require("safetensors", "export")
+    for module in ("ndonnx", "onnxruntime"):
+        require(module, "export", extra="ndonnx")
+    check_output("the model", model, in_place=True)
+    if model.resolve() == network.resolve():
+        raise CliError(f"expected the model to be a file of its own, got {model}")
+    layers = _load(network)
+
+    from backends.export.onnx import forward_model, step_model
+
+    # Exact numerics have a longest sum, and files a largest size.
+    with (
+        Console(stderr=True).status("Tracing the kernel; exact numerics take a minute"),
+        as_cli_error(ValueError),
+    ):
+        if what == "forward":
+            made = forward_model(layers, numerics=NUMERICS[numerics])
+        else:
+            assert learning_rate is not None
+            assert batch_size is not None
+            made = step_model(
+                layers,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                loss=LOSSES[loss or "squared_error"],
+                numerics=NUMERICS[numerics],
+            )
+    with as_cli_error(OSError, prefix=f"cannot write {model}: ", status=1):
+        model.write_bytes(made.SerializeToString())
+    model_table(console(), model, made)
+
+
+def _check_step(what: str, options: dict[str, Any]) -> None:
+    """Raise unless a step, and nothing but a step, has what it needs."""
+    if what != "step":
+        for option, value in options.items():
+            if value is not None:
+                raise CliError(f"expected --what step with {option} {value}, got --what {what}")
+        return
+    choose("--loss", options["--loss"] or "squared_error", tuple(LOSSES))
+    for option in ("--learning-rate", "--batch-size"):
+        if options[option] is None:
+            raise CliError(f"expected {option} with --what step, got none")
+    rate = options["--learning-rate"]
+    if not 0.0 < rate < math.inf:
+        raise CliError(f"expected a positive --learning-rate, got {rate}")
+
+
+def _load(path: Path) -> tuple[Layer, ...]:
+    """Read a network of whichever dtype the file has."""
+    import numpy as np
+
+    refusals = []
+    for dtype in DTYPES:
+        try:
+            return load(path, like=np.zeros(0, dtype=dtype))  # type: ignore[arg-type]
+        except OSError as error:
+            raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            refusals.append(str(error).splitlines()[0])
+    raise CliError(refusals[0])
