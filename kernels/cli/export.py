@@ -78,7 +78,7 @@ def export(
         raise CliError(f"expected the model to be a file of its own, got {model}")
     layers = _load(network)
 
-    from backends.onnx import forward_model, step_model
+    from backends.export.onnx import forward_model, step_model
 
     # Exact numerics have a longest sum, and files a largest size.
     with (

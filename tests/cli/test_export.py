@@ -96,8 +96,9 @@ def step(session, layers, x, y):
 
 @numerics
 def test_forward(export, dtype, numerics):
-    """The kernel's prediction for any number of samples; a hidden layer of over a thousand."""
-    layers = network((3, 1100, 5, 2), dtype)
+    """The kernel's prediction for any number of samples, with and without biases."""
+    first, *rest = network((3, 1100, 5, 2), dtype)
+    layers = (first._replace(bias=None), *rest)
     model, session = export(layers, "--numerics", numerics)
     kind = {"float32": "tensor(float)", "float64": "tensor(double)"}[dtype]
     assert described(session.get_inputs()) == [("x", kind, ["batch", 3])]
@@ -233,7 +234,7 @@ def test_files_that_cannot_be_written(refuse, tmp_path):
 
 
 def test_network_that_is_too_large(refuse, monkeypatch):
-    monkeypatch.setattr("backends.onnx._MAX_WEIGHTS", 63)
+    monkeypatch.setattr("backends.export.onnx._MAX_WEIGHTS", 63)
     message = "expected weights of at most 63 bytes, the most that fit in an ONNX file, got 64"
     assert message in refuse()
 

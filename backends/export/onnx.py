@@ -1,0 +1,181 @@
+"""The kernel as ONNX models, which ndonnx makes of it by tracing.
+
+A model's inputs and outputs are named as in the files of `kernels.save`: `layers.0.weight`, `x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import kernels
+from kernels import Layer
+from kernels._typing import Array
+from kernels.network import Loss
+from kernels.numerics import NATIVE, Numerics
+
+__all__ = ["forward_model", "step_model"]
+
+# Protobuf, which ONNX files are, ends at 2 GiB; all but the weights takes less than the rest.
+_MAX_WEIGHTS = 2**31 - 2**24
+
+
+def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> Any:
+    """Make a model of the prediction, kernels.forward(layers, x)[-1].
+
+    Its input is `x` of shape (batch, n_in) for any batch of at least one sample, its output
+    `prediction` of shape (batch, n_out). The weights are initializers of the model.
+
+    Parameters
+    ----------
+    layers
+        A network of NumPy arrays.
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    An onnx.ModelProto.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `kernels.forward`; also if the weights are too large for an ONNX file.
+    """
+    from onnx import numpy_helper
+
+    size = sum(a.nbytes for a in cast(dict[str, Any], _named("", layers)).values())
+    if size > _MAX_WEIGHTS:
+        raise ValueError(
+            f"expected weights of at most {_MAX_WEIGHTS} bytes, the most that fit in an ONNX "
+            f"file, got {size}"
+        )
+    weights = _arguments(layers)
+    x = _argument(("batch", layers[0].weight.shape[0]), layers[0].weight.dtype)
+    prediction = kernels.forward(weights, x, numerics=cast(Numerics, _Rows(numerics)))[-1]
+    model = _build({"x": x} | _named("", weights), {"prediction": prediction})
+    graph = model.graph
+    del graph.input[1:]
+    graph.initializer.extend(
+        numpy_helper.from_array(a, name) for name, a in _named("", layers).items()
+    )
+    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    return _checked(model)
+
+
+def step_model(
+    layers: Sequence[Layer],
+    *,
+    batch_size: int,
+    learning_rate: float,
+    loss: Loss = kernels.squared_error,
+    numerics: Numerics = NATIVE,
+) -> Any:
+    """Make a model of a whole step of training, kernels.step(layers, x, y, ...).
+
+    Its inputs are `layers.0.weight`, `layers.0.bias`, ..., `x` of shape (batch_size, n_in) and `y`:
+    classes of dtype int64 and shape (batch_size,) for `softmax_cross_entropy`, otherwise numbers of
+    shape (batch_size, n_out). Its outputs are `new.layers.0.weight`, ... of the same shapes, and
+    `loss`, a number. The learning rate is part of the model.
+
+    Parameters
+    ----------
+    layers
+        A network of NumPy arrays, which gives shapes and dtype.
+    batch_size
+        Samples in a batch.
+    learning_rate, loss, numerics
+        As for `kernels.step`.
+
+    Returns
+    -------
+    An onnx.ModelProto.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `kernels.step`.
+    """
+    weights = _arguments(layers)
+    dtype = layers[0].weight.dtype
+    x = _argument((batch_size, layers[0].weight.shape[0]), dtype)
+    if loss is kernels.softmax_cross_entropy:
+        y = _argument((batch_size,), "int64")
+    else:
+        y = _argument((batch_size, layers[-1].weight.shape[1]), dtype)
+    new, value = kernels.step(
+        weights, x, y, learning_rate=learning_rate, loss=loss, numerics=numerics
+    )
+    inputs = _named("", weights) | {"x": x, "y": y}
+    # A name stands for one value in a model, so outputs have names of their own.
+    return _checked(_build(inputs, _named("new.", new) | {"loss": value}))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The numerics of `forward` for matrices of an unknown number of rows.
+
+    The result of ndonnx's product of such a matrix has an unknown number of columns as well, but
+    exact numerics ask how many terms there are in the next product.
+    """
+
+    numerics: Numerics
+
+    def left(self, a: Array) -> Any:
+        return self.numerics.left(a)
+
+    def matmul(self, a: Any, b: Array) -> Array:
+        import ndonnx
+
+        product = self.numerics.matmul(a, b)
+        return cast(Array, ndonnx.reshape(product, (-1, b.shape[1])))
+
+    def add(self, a: Array, b: Array) -> Array:
+        return self.numerics.add(a, b)
+
+
+def _argument(shape: tuple[int | str, ...], dtype: Any) -> Array:
+    import ndonnx
+    import numpy
+
+    a: Array = ndonnx.argument(shape=shape, dtype=ndonnx.from_numpy_dtype(numpy.dtype(dtype)))
+    return a
+
+
+def _arguments(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(
+            _argument(weight.shape, weight.dtype),
+            None if bias is None else _argument(bias.shape, bias.dtype),
+        )
+        for weight, bias in layers
+    )
+
+
+def _named(prefix: str, layers: Sequence[Layer]) -> dict[str, Array]:
+    """Name the parameters as `kernels.save` does."""
+    return {
+        f"{prefix}layers.{i}.{field}": a
+        for i, layer in enumerate(layers)
+        for field, a in zip(layer._fields, layer, strict=True)
+        if a is not None
+    }
+
+
+def _build(inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    import spox
+
+    # Without ndonnx's description of inputs that will have become initializers.
+    return spox.build(
+        {name: a.unwrap_spox() for name, a in inputs.items()},
+        {name: a.unwrap_spox() for name, a in outputs.items()},
+    )
+
+
+def _checked(model: Any) -> Any:
+    import onnx
+
+    model.producer_name = "array-api-kernels"
+    onnx.checker.check_model(model, full_check=True)
+    return model
