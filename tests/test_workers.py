@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from textwrap import indent
 
-import _workers
 import numpy as np
 import pytest
 
@@ -21,6 +20,7 @@ from kernels.cli import identity
 pytestmark = pytest.mark.library("torch", "jax", "dask")
 for module in ("typer", "rich", "safetensors"):
     pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
+_workers = pytest.importorskip("_workers")
 
 COUNTS = (1, 2, 3, 4)
 TESTS = Path(__file__).parent
