@@ -1,6 +1,7 @@
 """One environment per backend, so that no library is tested with another one's help.
 
-`nox` runs what this machine can run and ends with a table; `nox -s "tests(torch:cuda)"` runs one
+`nox` runs what this machine can run, but for libraries that take gigabytes to install, and ends
+with a table; `nox -s "tests(torch:cuda)"` runs one
 session, and fails if the machine cannot. `nox --no-venv` uses what is already installed.
 """
 
@@ -28,6 +29,7 @@ EXTRAS = {
     "dask": "dask",
     "marray": "marray",
     "ndonnx": "ndonnx",
+    "dpnp": "dpnp",
 }
 # What is run on libraries for which the whole suite takes hours: they take a millisecond or more
 # for each operation of a training step.
@@ -47,6 +49,8 @@ SUBSETS = {
 ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda", "dask")
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
+# Run only by name: gigabytes to install.
+LARGE = ("dpnp",)
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 # Tests of the command line, which needs more than a backend.
 CLI_TESTS = "tests/cli"
@@ -61,9 +65,9 @@ def no_cuda() -> str | None:
     return "no NVIDIA driver on this machine"
 
 
-RUNNABLE = [name for name in EXTRAS if name not in CUDA or no_cuda() is None]
+DEFAULTS = [name for name in EXTRAS if name not in (LARGE if no_cuda() is None else CUDA + LARGE)]
 
-nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
+nox.options.sessions = [*(f"tests({name})" for name in DEFAULTS), *CHECKS, "identical", "summary"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 

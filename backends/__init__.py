@@ -24,6 +24,7 @@ _NAMES = (
     "dask",
     "marray",
     "ndonnx",
+    "dpnp",
 )
 
 _ENTRY_POINTS = "array_api_kernels.backends"

@@ -38,8 +38,8 @@ class Backend(NamedTuple):
     compile
         (function) -> function: the library's own compiler of pure functions, or no change.
     slow
-        Whether an operation takes a millisecond or more, whatever its size. `verify` and the tests
-        then train fewer steps.
+        Whether operations take so long, whatever their size, that a step takes a tenth of a second
+        or more. `verify` and the tests then train fewer steps.
     """
 
     name: str

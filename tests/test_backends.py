@@ -1,5 +1,6 @@
 """Backends: found by name, honest about what is missing, faithful with what they carry."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_name_that_is_not_known(name):
 
 
 @pytest.mark.parametrize(
-    "library", ["numpy", "array-api-strict", "mlx", "dask", "marray", "ndonnx"]
+    "library", ["numpy", "array-api-strict", "mlx", "dask", "marray", "ndonnx", "dpnp"]
 )
 def test_device_of_a_library_without_devices(library):
     with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
@@ -165,6 +166,7 @@ def test_device_number_that_is_not_there(backend, number):
         ("marray", "marray", "marray is not installed: pip install array-api-kernels"),
         ("ndonnx", "ndonnx", "ndonnx is not installed: pip install array-api-kernels"),
         ("ndonnx", "onnxruntime", "onnxruntime is not installed: pip install array-api-kernels"),
+        ("dpnp", "dpnp", "dpnp is not installed: pip install array-api-kernels"),
     ],
 )
 def test_library_that_is_missing(monkeypatch, name, module, message):
@@ -173,6 +175,20 @@ def test_library_that_is_missing(monkeypatch, name, module, message):
         backends.get(name)
     assert str(caught.value).endswith(".")
     assert name not in backends.available()
+
+
+@pytest.mark.library("dpnp")
+def test_dpnp_that_cannot_run(backend, monkeypatch):
+    code = "import backends; backends.get('dpnp')"
+    environment = os.environ | {"ONEAPI_DEVICE_SELECTOR": "cuda:*"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    message = f"dpnp {backend.version} is installed but finds no processor with an OpenCL driver."
+    assert done.stderr.splitlines()[-1].endswith(f"BackendUnavailable: {message}")
+    monkeypatch.setitem(sys.modules, "dpctl", None)
+    with pytest.raises(BackendUnavailable, match=r"dpnp is not importable \(.*dpctl.*\): pip inst"):
+        backends.get("dpnp")
 
 
 class EntryPoint:

@@ -19,6 +19,8 @@ _DISTRIBUTIONS = {
     "array-api-strict": "array_api_strict",
     "cupy": "cupy",
     "dask": "dask",
+    "dpctl": "dpctl",
+    "dpnp": "dpnp",
     "jax": "jax",
     "jaxlib": "jaxlib",
     "keras": "keras",
