@@ -24,6 +24,9 @@ _NAMES = (
     "dask",
     "marray",
     "ndonnx",
+    "quantity-array",
+    "paddle",
+    "tensorflow",
 )
 
 _ENTRY_POINTS = "array_api_kernels.backends"

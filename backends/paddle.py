@@ -54,6 +54,9 @@ def _namespace() -> Any:
     """Make the namespace, and give tensors what they lack."""
     import paddle
 
+    def namespace(_: Any, *, api_version: str | None = None) -> Any:  # noqa: ARG001
+        return xp
+
     def astype(a: Any, dtype: Any, /) -> Any:
         return a.astype(dtype)
 
@@ -77,7 +80,7 @@ def _namespace() -> Any:
     vars(xp).update(vars(paddle))
     vars(xp).update((f.__name__, f) for f in (astype, isdtype, argsort, take, max, sum))
     tensor = paddle.Tensor
-    tensor.__array_namespace__ = lambda a, *, api_version=None: xp
+    tensor.__array_namespace__ = namespace
     # Their own take no Python number on the right.
     tensor.__and__ = lambda a, b: paddle.bitwise_and(a, _tensor(b, a))
     tensor.__xor__ = lambda a, b: paddle.bitwise_xor(a, _tensor(b, a))

@@ -45,9 +45,13 @@ def _namespace() -> Any:
     from quantity_array import quantity_namespace
 
     xp = quantity_namespace(numpy)
-    asarray = xp.asarray
+    own = xp.asarray
+
+    def asarray(obj: Any, /, *, device: Any = None, **rest: Any) -> Any:  # noqa: ARG001
+        return own(obj, **rest)
+
     # Its own refuses every device, also the one there is.
-    xp.asarray = lambda obj, /, *, device=None, **rest: asarray(obj, **rest)
+    xp.asarray = asarray
     # Its own warns that a unit is lost, also where there is none.
     xp.ArrayUnitQuantity.__array__ = lambda a, dtype=None, copy=None: numpy.asarray(
         a.magnitude, dtype=dtype, copy=copy
