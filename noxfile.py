@@ -1,8 +1,8 @@
 """One environment per backend, so that no library is tested with another one's help.
 
-`nox` runs what this machine can run, but for libraries that take gigabytes to install, and ends
-with a table; `nox -s "tests(torch:cuda)"` runs one
-session, and fails if the machine cannot. `nox --no-venv` uses what is already installed.
+`nox` runs what this machine can run, but for the largest libraries, and ends with a table;
+`nox -s "tests(torch:cuda)"` runs one session, and fails if the machine cannot. `nox --no-venv`
+uses what is already installed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ EXTRAS = {
     "marray": "marray",
     "ndonnx": "ndonnx",
     "dpnp": "dpnp",
+    "quantity-array": "quantity-array",
+    "paddle": "paddle",
+    "tensorflow": "tensorflow",
 }
-# What is run on libraries for which the whole suite takes hours: they take a millisecond or more
-# for each operation of a training step.
+# What is run on libraries for which the whole suite takes hours, as they take a millisecond or more
+# for each operation of a training step, and on those with a namespace for the kernel alone.
+KERNEL_TESTS = ("tests/test_backends.py", "tests/test_identity.py", "tests/test_tutorial.py")
 SUBSETS = {
     "dask": (
         "tests/test_backends.py",
@@ -44,13 +48,16 @@ SUBSETS = {
         *("tests/test_backends.py", "tests/test_identity.py"),
         *("-k", "test_backends or (committed and tutorial and compiled)"),
     ),
+    "quantity-array": KERNEL_TESTS,
+    "paddle": KERNEL_TESTS,
+    "tensorflow": KERNEL_TESTS,
 }
+# They install a gigabyte or more each, and are tested when asked for by name.
+LARGE = ("dpnp", "paddle", "tensorflow")
 # Backends with an engine for several workers, which are tested through the command line.
 ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda", "dask")
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
-# Run only by name: gigabytes to install.
-LARGE = ("dpnp",)
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 # Tests of the command line, which needs more than a backend.
 CLI_TESTS = "tests/cli"
@@ -65,9 +72,11 @@ def no_cuda() -> str | None:
     return "no NVIDIA driver on this machine"
 
 
-DEFAULTS = [name for name in EXTRAS if name not in (LARGE if no_cuda() is None else CUDA + LARGE)]
+RUNNABLE = [
+    name for name in EXTRAS if name not in LARGE and (name not in CUDA or no_cuda() is None)
+]
 
-nox.options.sessions = [*(f"tests({name})" for name in DEFAULTS), *CHECKS, "identical", "summary"]
+nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
@@ -197,7 +206,7 @@ def summary(session: nox.Session) -> None:
     for name in (*EXTRAS, *CHECKS[:2]):
         counts = outcome(name)
         if counts is None:
-            unable = name in CUDA and no_cuda()
+            unable = (name in CUDA and no_cuda()) or (name in LARGE and "large, run by name alone")
             rows.append((name, "", f"skipped: {unable}" if unable else "not run", ""))
         else:
             rows.append((name, found(name).get("version", ""), *counts))

@@ -25,6 +25,9 @@ _NAMES = (
     "marray",
     "ndonnx",
     "dpnp",
+    "quantity-array",
+    "paddle",
+    "tensorflow",
 )
 
 _ENTRY_POINTS = "array_api_kernels.backends"

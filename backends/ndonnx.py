@@ -19,10 +19,11 @@ from ._backend import Backend, BackendUnavailable, no_devices
 def get(device: str | None) -> Backend:
     no_devices("ndonnx", device)
     try:
-        # Without it ndonnx would compute by the reference implementation of ONNX, which has gaps.
-        importlib.import_module("onnxruntime")
         import ndonnx as xp
         import numpy
+
+        # Without it ndonnx would compute by the reference implementation of ONNX, which has gaps.
+        importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         raise BackendUnavailable(
             f"{error.name} is not installed: pip install array-api-kernels[ndonnx]."

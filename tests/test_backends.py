@@ -123,14 +123,26 @@ def test_names():
     assert "numpy" in backends.available()
 
 
-@pytest.mark.parametrize("name", ["nunpy", "", "tensorflow:cpu"])
+@pytest.mark.parametrize("name", ["nunpy", "", "tinygrad:cpu"])
 def test_name_that_is_not_known(name):
     with pytest.raises(ValueError, match=f"expected a backend of numpy, .*, got '{name}'"):
         backends.get(name)
 
 
 @pytest.mark.parametrize(
-    "library", ["numpy", "array-api-strict", "mlx", "dask", "marray", "ndonnx", "dpnp"]
+    "library",
+    [
+        "numpy",
+        "array-api-strict",
+        "mlx",
+        "dask",
+        "marray",
+        "ndonnx",
+        "dpnp",
+        "quantity-array",
+        "paddle",
+        "tensorflow",
+    ],
 )
 def test_device_of_a_library_without_devices(library):
     with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
@@ -165,8 +177,12 @@ def test_device_number_that_is_not_there(backend, number):
         ("dask", "dask.array", "Dask is not installed: pip install array-api-kernels"),
         ("marray", "marray", "marray is not installed: pip install array-api-kernels"),
         ("ndonnx", "ndonnx", "ndonnx is not installed: pip install array-api-kernels"),
-        ("ndonnx", "onnxruntime", "onnxruntime is not installed: pip install array-api-kernels"),
+        # The first that is missing is told.
+        ("ndonnx", "onnxruntime", "(ndonnx|onnxruntime) is not installed: pip install"),
         ("dpnp", "dpnp", "dpnp is not installed: pip install array-api-kernels"),
+        ("quantity-array", "quantity_array", "quantity-array is not installed: pip install"),
+        ("paddle", "paddle", "Paddle is not installed: pip install array-api-kernels"),
+        ("tensorflow", "tensorflow", "TensorFlow is not installed: pip install array-api-kernels"),
     ],
 )
 def test_library_that_is_missing(monkeypatch, name, module, message):

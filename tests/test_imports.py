@@ -22,6 +22,9 @@ LIBRARIES = (
     "mlx",
     "ndonnx",
     "numpy",
+    "paddle",
+    "quantity_array",
+    "tensorflow",
     "torch",
 )
 COMMAND_LINE = ("matplotlib", "rich", "safetensors", "sklearn", "typer")

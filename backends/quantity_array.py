@@ -1,0 +1,59 @@
+"""quantity-array: numbers with units, here of NumPy's arrays and without one."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from kernels._typing import Array
+
+from ._backend import Backend, BackendUnavailable, no_devices
+
+
+def get(device: str | None) -> Backend:
+    no_devices("quantity-array", device)
+    try:
+        import numpy
+        import quantity_array
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "quantity-array is not installed: pip install array-api-kernels[quantity-array]."
+        ) from None
+    xp = _namespace()
+
+    def asarray(host: Any, dtype: str | None = None) -> Array:
+        a: Array = xp.asarray(numpy.array(host, dtype=dtype))
+        return a
+
+    return Backend(
+        name="quantity-array",
+        version=quantity_array.__version__,
+        xp=xp,
+        device="cpu",
+        devices=("cpu",),
+        asarray=asarray,
+        to_numpy=numpy.array,
+        synchronize=lambda: None,
+        compile=lambda function: function,
+    )
+
+
+# Arrays of two namespaces do not mix, and each call makes one.
+@cache
+def _namespace() -> Any:
+    from array_api_compat import numpy
+    from quantity_array import quantity_namespace
+
+    xp = quantity_namespace(numpy)
+    own = xp.asarray
+
+    def asarray(obj: Any, /, *, device: Any = None, **rest: Any) -> Any:  # noqa: ARG001
+        return own(obj, **rest)
+
+    # Its own refuses every device, also the one there is.
+    xp.asarray = asarray
+    # Its own warns that a unit is lost, also where there is none.
+    xp.ArrayUnitQuantity.__array__ = lambda a, dtype=None, copy=None: numpy.asarray(
+        a.magnitude, dtype=dtype, copy=copy
+    )
+    return xp
