@@ -1,8 +1,8 @@
 """One environment per backend, so that no library is tested with another one's help.
 
 `nox` runs what this machine can run, but for libraries that take gigabytes to install, and ends
-with a table; `nox -s "tests(torch:cuda)"` runs one
-session, and fails if the machine cannot. `nox --no-venv` uses what is already installed.
+with a table; `nox -s "tests(torch:cuda)"` runs one session, and fails if the machine cannot.
+`nox --no-venv` uses what is already installed.
 """
 
 from __future__ import annotations
