@@ -6,6 +6,7 @@ below (https://github.com/PaddlePaddle/Paddle/issues/68618).
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
 from functools import cache
@@ -18,6 +19,10 @@ from ._backend import Backend, BackendUnavailable, no_devices
 
 def get(device: str | None) -> Backend:
     no_devices("paddle", device)
+    if "tensorflow" in sys.modules and "paddle" not in sys.modules:
+        raise BackendUnavailable(
+            "Paddle crashes when it is imported after TensorFlow: ask for it first."
+        )
     try:
         import numpy
 

@@ -207,6 +207,15 @@ def test_dpnp_that_cannot_run(backend, monkeypatch):
         backends.get("dpnp")
 
 
+@pytest.mark.library("paddle")
+def test_paddle_after_tensorflow(backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert backends.get("paddle").name == backend.name
+    monkeypatch.delitem(sys.modules, "paddle")
+    with pytest.raises(BackendUnavailable, match="crashes when it is imported after TensorFlow"):
+        backends.get("paddle")
+
+
 class EntryPoint:
     """What `importlib.metadata.entry_points` returns of an installed package."""
 
