@@ -21,7 +21,7 @@ from kernels._typing import Array
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers
 
-# What exact numerics make of a part, in float64, takes up to thirty times its bytes.
+# Exact numerics make six times the bytes of a part of float32, beside what a worker is itself.
 _PARTS_IN_MEMORY = 64
 _BYTES_OF_PART = 2**26
 
