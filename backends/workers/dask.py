@@ -1,7 +1,7 @@
 """Workers of Dask: processes on this machine or on those of a cluster.
 
 A memory map is not sent to them but read by them, one part at a time and anew in each step, so that
-it may be larger than their memory.
+it may be larger than the memory of one.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def read_table(path: Path, target: str, task: str | None) -> Table:
 
 
 def read_folder(path: Path, task: str | None) -> Table:
-    """Map x.npy and y.npy, prepared data that may be larger than memory.
+    """Map x.npy and y.npy, prepared data that are read as they are used.
 
     Parameters
     ----------

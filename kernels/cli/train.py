@@ -71,8 +71,8 @@ def train(
         _option(
             "Data",
             "Your own FILE.csv with a header row, or FILE.npz; needs --target. Or a DIR with x.npy "
-            "and y.npy, which are taken as they are and may be larger than memory with --engine "
-            "dask.",
+            "and y.npy, which are taken as they are; with --engine dask they may be larger than a "
+            "worker's memory.",
         ),
     ] = None,
     target: Annotated[
