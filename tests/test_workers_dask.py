@@ -97,7 +97,8 @@ def test_larger_than_memory(scheduler, tmp_path):
     assert (folder / "x.npy").stat().st_size > MEMORY_LIMIT
     options = ("--data", folder, "--hidden", "4", "--numerics", "exact", "--steps", "2")
     found = report(*options, "--engine", "dask", "--scheduler", scheduler[1])
-    # What the same command gives without an engine, in 8 GB of memory. With 200 MB for a worker this did not end.
+    # What the same command gives without an engine, in 8 GB of memory. With 200 MB for a
+    # worker this did not end.
     assert found["digest"] == "6a11c15f24b9eb3a427aa5f5c594f12c7bd890b0792630305369839213c59270"
 
 
