@@ -30,19 +30,20 @@ SHORT = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = identity.committed()["tutorial"]["float32"][10]
 
 
-def start(*arguments, **environment):
+def start(*arguments, cwd=None, **environment):
     environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **environment}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env={**os.environ, **environment},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run(*arguments, status=0, **environment):
-    process = start(*arguments, **environment)
+def run(*arguments, status=0, **options):
+    process = start(*arguments, **options)
     out, err = process.communicate(timeout=300)
     assert process.returncode == status, out + err
     return out, err
@@ -162,6 +163,21 @@ def test_torchrun(train):
     _, err = run(*TORCHRUN, 1, *arguments, status=1)
     expected = "Error: expected the number of processes that torchrun started, 1, got 2 workers."
     assert expected in err.splitlines()
+
+
+@pytest.mark.library("torch")
+def test_worker_that_alone_fails(train, tmp_path):
+    """One that finds no data says so itself, since the first does not."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '1':\n    os.chdir('/')\n"
+    )
+    np.savez(tmp_path / "data.npz", x=np.ones((20, 2)), y=np.ones(20))
+    data = ("--data", "data.npz", "--target", "y")
+    out, err = run(*train(*data), PYTHONPATH=str(tmp_path), status=1, cwd=tmp_path)
+    assert out == ""
+    told, ended = err.splitlines()
+    assert re.match("Error: .*data.npz", told)
+    assert ended == "Error: worker 2 of 3 ended with status 2."
 
 
 @pytest.mark.library("torch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ __all__ = ["fit_split", "join", "must_launch", "run_launched"]
 _LOST = 75
 
 _MAX_STARTS = 4
+
+# Seconds within which the first worker on a machine fails too, if all do.
+_PATIENCE = 15
 
 
 @contextmanager
@@ -58,11 +62,12 @@ def join(
             raise CliError(str(error), status=1) from error
         # Whoever started the workers knows which one it was.
         raise typer.Exit(_LOST) from None
-    except CliError as error:
-        # What is wrong for one worker is so for all; one on each machine says it.
-        if not launched or os.environ.get("LOCAL_RANK", "0") == "0":
-            raise
-        raise typer.Exit(error.status) from None
+    except CliError:
+        # What is wrong for one worker is mostly so for all. One on each machine says it, and must
+        # end first: torchrun then ends the others, and one speaks only where it alone failed.
+        if launched and os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(_PATIENCE)
+        raise
 
 
 def fit_split(team: Workers) -> Callable[..., Fit]:
