@@ -645,6 +645,25 @@ def test_slices_add_up(asarray, dtype, k, products):
         assert np.all(left_out <= size * numerics.error_bound(dtype, k))
 
 
+@pytest.mark.library("numpy")
+@pytest.mark.parametrize("error", [-(2.0**-52), 2.0**-52])
+def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch):
+    """Also where the norm is a power of two, as of 4**h numbers, or is just below one."""
+    numbers = np.arange(2.0**11, 2.0**12)[:, None]
+    rows = [np.repeat(numbers, k, axis=1) for k in (1, 4, 64)]
+    rows.append(np.concatenate([rows[-1][:, :-1], numbers - 1.0], axis=1))
+    rows.append(np.random.default_rng(0).integers(2**11, 2**12, (10_000, 4)))
+    operands = [asarray((row * 2.0**-9).astype(dtype)) for row in rows]
+    numerics = Exact(products=1)
+    expected = [numerics.left(a).scale for a in operands]
+    xp = array_namespace(operands[0])
+    root, calls = xp.sqrt, []
+    monkeypatch.setattr(xp, "sqrt", lambda a: calls.append(a) or root(a) * (1.0 + error))
+    for a, scale in zip(operands, expected, strict=True):
+        assert_identical(numerics.left(a).scale, scale)
+    assert len(calls) == len(rows)
+
+
 # Element by element.
 
 

@@ -227,7 +227,7 @@ class Exact:
         """
         slices, pairs = self._scheme(dtype, k)
         bits = _bits(slices, k)
-        above = 1 + 2.0 ** (_half_bits(k) - 11) if pairs == ((0, 0),) else 1.0
+        above = 1 + 3.01 * 2.0 ** (_half_bits(k) - 11) if pairs == ((0, 0),) else 1.0
         left, right = (above * 2.0 ** -_kept(b, n) for b, n in zip(bits, slices, strict=True))
         dropped = sum(
             2.0 ** -(i * (bits[0] + 1) + j * (bits[1] + 1) - 2)
@@ -312,28 +312,32 @@ def _half_bits(k: int) -> int:
 def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     """Find a power of two in (s / 2, s], of each row of a left operand and of all a right one.
 
-    For one slice s = norm / 2**h + floor, where sqrt(k) <= 2**h and norm is a little above the
-    Euclidean norm, of the row, or of any column. Each number is first rounded to a multiple of a
-    unit that is at most 2**-12 of the largest, so that the squares, and their sums, are exact. For
-    more slices, which have bits to spare, s is the largest magnitude plus `floor`.
+    For more slices than one, which have bits to spare, s is the largest magnitude plus `floor`. For
+    one, s**2 = norm**2 / 4**h + floor**2 where sqrt(k) <= 2**h, and norm is the Euclidean norm, of
+    the row or of any column, of magnitudes that were rounded up to whole numbers of a unit, at most
+    2**-11 of the largest. So the squares and their sums are exact, whole numbers of its square, and
+    no error of a few units in a square root decides which powers of two it lies between.
     """
     if 0 in a.shape:
         return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
     rows: dict[str, Any] = {"axis": 1, "keepdims": True} if side == 0 else {}
-    largest = xp.max(xp.abs(a), **rows)
+    magnitudes = xp.abs(a)
+    largest = xp.max(magnitudes, **rows)
     if count > 1:
         return _power_of_two(largest + floor)
     k = a.shape[1 - side]
     h = _half_bits(k)
-    shift = largest * 2.0**40
-    squares = a + shift
-    squares -= shift
-    squares *= squares
+    shift = largest * 2.0**39
+    magnitudes += shift
+    # One or two units less: no magnitude may lose by rounding, here or to slices.
+    shift = shift - largest * 2.0**-11
+    magnitudes -= shift
+    magnitudes *= magnitudes
     ones = xp.ones((1, k), dtype=xp.float64, **placement(a))
     # A product, since sums along the first axis are slow in several libraries.
-    norm = xp.sqrt(squares @ ones.T if side == 0 else xp.max(ones @ squares))
-    # Twice what rounding can have taken; the rest is for the rounding to slices.
-    return _power_of_two(norm * 2.0**-h + (largest * 2.0**-12 + floor))
+    squares = magnitudes @ ones.T if side == 0 else xp.max(ones @ magnitudes)
+    norm = xp.sqrt(squares + (floor * 2.0**h) ** 2)
+    return _power_of_two(norm * (2.0**-h * (1 + 2.0**-51)))
 
 
 def _power_of_two(m: Array) -> Array:
