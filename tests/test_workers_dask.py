@@ -17,7 +17,7 @@ psutil = pytest.importorskip("psutil", reason="distributed is not installed")
 for module in ("distributed", "typer", "rich", "safetensors"):
     pytest.importorskip(module, reason="Dask's workers need array-api-kernels[dask,cli]")
 
-MEMORY_LIMIT = 500_000_000
+MEMORY_LIMIT = 250_000_000
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = identity.committed()["tutorial"]["float32"][10]
 
@@ -47,11 +47,16 @@ def report(*arguments):
 
 
 @pytest.fixture
-def scheduler(backend, tmp_path):
+def memory_limit():
+    return MEMORY_LIMIT
+
+
+@pytest.fixture
+def scheduler(backend, tmp_path, memory_limit):
     """A running scheduler with two workers: its process, and its address."""
     file = tmp_path / "scheduler.json"
     common = ("--scheduler-file", file, "--no-dashboard")
-    worker = ("--nthreads", 1, "--memory-limit", MEMORY_LIMIT, "--local-directory", tmp_path)
+    worker = ("--nthreads", 1, "--memory-limit", memory_limit, "--local-directory", tmp_path)
     processes = [
         start("dask", "scheduler", "--host", "127.0.0.1", "--port", 0, *common),
         *(start("dask", "worker", *worker, *common) for _ in range(2)),
@@ -91,15 +96,26 @@ def test_data_that_is_read(backend, tmp_path, options):
 
 
 def test_larger_than_memory(scheduler, tmp_path):
-    """600 MB for two workers of 500 MB each."""
+    """600 MB for two workers of 250 MB each, half of which they are themselves."""
     folder = tmp_path / "data"
     write(folder, 150_000, 1000)
-    assert (folder / "x.npy").stat().st_size > MEMORY_LIMIT
+    assert (folder / "x.npy").stat().st_size > 2 * MEMORY_LIMIT
     options = ("--data", folder, "--hidden", "4", "--numerics", "exact", "--steps", "2")
     found = report(*options, "--engine", "dask", "--scheduler", scheduler[1])
-    # What the same command gives without an engine, in 8 GB of memory. With 200 MB for a
-    # worker this did not end.
+    # What the same command gives without an engine, in 8 GB of memory.
     assert found["digest"] == "6a11c15f24b9eb3a427aa5f5c594f12c7bd890b0792630305369839213c59270"
+
+
+@pytest.mark.parametrize("memory_limit", [140_000_000])
+def test_too_little_memory(scheduler, tmp_path):
+    """Dask's workers then wait for each other, and are not waited for."""
+    write(tmp_path / "data", 150_000, 100)
+    options = ("--data", tmp_path / "data", "--numerics", "exact", "--steps", "2")
+    _, err = run(*options, "--engine", "dask", "--scheduler", scheduler[1], status=1)
+    assert err == (
+        "Error: all workers of Dask are paused, since their memory limit, 140 MB, is too small "
+        "for what they are and hold.\n"
+    )
 
 
 def test_scheduler_with_too_few_workers(scheduler):

@@ -6,13 +6,16 @@ Dask takes longer to make a graph of a step, and to schedule its hundreds of tas
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import cloudpickle
 import dask.array
+import numpy
 from dask.core import flatten
 from distributed import Future
 
@@ -20,9 +23,9 @@ from kernels._typing import Array
 from kernels.network import Layer
 
 from . import WorkerLost
-from ._phases import Key, Phase, one, phases, pick, run
+from ._phases import Key, Phase, Program, one, phases, pick, run
 
-__all__ = ["READ", "Cluster", "compile_step", "persisted"]
+__all__ = ["READ", "Cluster", "compile_step", "fetched", "memory_used", "persisted", "sent"]
 
 # How the names of arrays begin whose blocks are read from a file.
 READ = "read-"
@@ -32,6 +35,7 @@ READ = "read-"
 _STEPS_TO_REPEAT = 20
 
 _SECONDS_BETWEEN_LOOKS = 10.0
+_LOOKS_AT_PAUSED = 3
 
 
 class Cluster(NamedTuple):
@@ -91,7 +95,7 @@ def compile_step(
             steps[kind] = _trace(function, first, arrays, cluster)
         number = next(numbers)
         *futures, loss = _submit(steps[kind], arrays, f"{name}-{number}", cluster)
-        value = _wait_for(loss, cluster)
+        value = dask.array.from_array(_wait_for(loss, cluster), chunks=())
         if number % _STEPS_TO_REPEAT == 0:
             parameters = [sent(host, cluster) for host in cluster.client.gather(futures)]
         else:
@@ -119,7 +123,7 @@ def persisted(a: Any, cluster: Cluster) -> Any:
     name = f"values-{uuid4().hex}"
     given = list(phase.program.given)
     values = client.get(
-        {**held, name: (_load_and_run, cloudpickle.dumps(phase.program), given)}, name, sync=False
+        {**held, name: (_load_and_run, _packed(phase.program), given)}, name, sync=False
     )
     blocks = {
         (name, *key[1:]): client.submit(
@@ -135,13 +139,39 @@ def persisted(a: Any, cluster: Cluster) -> Any:
     return _array(blocks, a)
 
 
-def _load_and_run(program: bytes, given: list[Any]) -> dict[Key, Any]:
-    return run(pickle.loads(program), given)
+def _packed(program: Program) -> bytes:
+    """Pack a program of hundreds of tasks, much alike, into a hundredth of its memory."""
+    return zlib.compress(cloudpickle.dumps(program), 1)
+
+
+@lru_cache(maxsize=64)
+def _unpacked(program: bytes) -> Program:
+    found: Program = pickle.loads(zlib.decompress(program))
+    return found
+
+
+def _load_and_run(
+    program: bytes, given: list[Any], *values_of: Mapping[Key, Any]
+) -> dict[Key, Any]:
+    return run(_unpacked(program), given, *values_of)
 
 
 def sent(host: Any, cluster: Cluster) -> Any:
     """Send a NumPy array to the workers, in one block."""
     return persisted(dask.array.from_array(host, chunks=-1), cluster)
+
+
+def fetched(a: Any, cluster: Cluster) -> Any:
+    """Compute an array and copy it to the host."""
+    return numpy.array(_wait_for(cluster.client.compute(a), cluster))
+
+
+def memory_used() -> int:
+    """Measure the bytes of this process, now that it has imported what a step needs."""
+    import psutil
+
+    used: int = psutil.Process().memory_info().rss
+    return used
 
 
 def _is_held(a: Any) -> bool:
@@ -167,10 +197,7 @@ def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: 
     found = phases(graph, parts, [_keys(a)[0] for a in results])
     name = f"program-{uuid4().hex}"
     # Tasks and not data, which would be lost with the worker that has it.
-    programs = {
-        f"{name}-{i}": (pickle.loads, cloudpickle.dumps(phase.program))
-        for i, phase in enumerate(found)
-    }
+    programs = {f"{name}-{i}": (bytes, _packed(phase.program)) for i, phase in enumerate(found)}
     # Some kilobytes for each phase, once; Dask warns of ten megabytes.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
         futures = cluster.client.get(programs, list(programs), sync=False)
@@ -190,7 +217,8 @@ def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list
             (f"exchange-{name}" if step.phases[j].exchanged else name, j) for j in phase.shared
         ]
         given = [own[key] for key in phase.program.given]
-        graph[name, i] = (run, program.key, given, *((name, j) for j in phase.whole), *exchanged)
+        whole = ((name, j) for j in phase.whole)
+        graph[name, i] = (_load_and_run, program.key, given, *whole, *exchanged)
         if phase.exchanged:
             graph[f"exchange-{name}", i] = (pick, (name, i), list(phase.exchanged))
         at |= dict.fromkeys(phase.program.wanted, (name, i))
@@ -204,14 +232,24 @@ def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list
 
 
 def _wait_for(future: Any, cluster: Cluster) -> Any:
-    """Wait for a loss, for as long as there are workers, and fetch it."""
+    """Wait for a value, for as long as there are workers that work, and fetch it."""
+    paused = 0
     while True:
         try:
-            value = future.result(timeout=_SECONDS_BETWEEN_LOOKS)
-            return dask.array.from_array(value, chunks=())
+            return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
         except TimeoutError:
             if not cluster.client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None
+            workers = cluster.client.scheduler_info(n_workers=-1).get("workers", {})
+            # Dask pauses those that use 0.8 of it, and lets them go on when they use less.
+            full = [worker for worker in workers.values() if worker["status"] == "paused"]
+            paused = paused + 1 if full and len(full) == len(workers) else 0
+            if paused == _LOOKS_AT_PAUSED:
+                limit = min(worker["memory_limit"] for worker in full)
+                raise WorkerLost(
+                    "all workers of Dask are paused, since their memory limit, "
+                    f"{limit / 1e6:.0f} MB, is too small for what they are and hold"
+                ) from None
 
 
 def _keys(a: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Workers of Dask: processes on this machine or on those of a cluster.
 
 A memory map is not sent to them but read by them, one part at a time and anew in each step, so that
-it may be larger than the memory of one.
+it may be larger than the memory of them all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,9 +22,11 @@ from kernels._typing import Array
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers
 
-# Exact numerics make six times the bytes of a part of float32, beside what a worker is itself.
-_PARTS_IN_MEMORY = 64
-_BYTES_OF_PART = 2**26
+# A worker of Dask pauses at 0.8 of its limit. Exact numerics make six times the bytes of a part of
+# float32, in pieces that leave holes.
+_MEMORY_TO_FILL = 0.7
+_PARTS_IN_MEMORY = 16
+_BYTES_OF_PART = 2**20, 2**26
 
 _SECONDS_TO_CONNECT = 10
 
@@ -50,7 +53,7 @@ def join(
         ) from None
     import numpy
 
-    from ._dask_steps import READ, Cluster, compile_step, persisted, sent
+    from ._dask_steps import READ, Cluster, compile_step, fetched, memory_used, persisted, sent
 
     with ExitStack() as stack:
         # What it logs of workers that end, and of connections, is said below in a sentence.
@@ -76,8 +79,13 @@ def join(
             )
         count = count or len(workers)
         cluster = Cluster(client, list(workers)[:count])
-        memory = min(worker["memory_limit"] for worker in workers.values()) or math.inf
-        most = min(memory / _PARTS_IN_MEMORY, _BYTES_OF_PART)
+        used = client.run(memory_used, workers=cluster.addresses)
+        room = min(
+            _MEMORY_TO_FILL * (workers[address]["memory_limit"] or math.inf) - used[address]
+            for address in cluster.addresses
+        )
+        least, most = _BYTES_OF_PART
+        most = max(least, min(room / _PARTS_IN_MEMORY, most))
 
         def asarray(host: Any, dtype: str | None = None) -> Array:
             a: Array
@@ -98,10 +106,11 @@ def join(
         def compile(function: Callable[..., Any]) -> Callable[..., Any]:
             return compile_step(function, cluster, shard)
 
+        backend = place._replace(
+            asarray=asarray, to_numpy=partial(fetched, cluster=cluster), compile=compile
+        )
         try:
-            yield Workers(
-                place._replace(asarray=asarray, compile=compile), shard, count, first=True
-            )
+            yield Workers(backend, shard, count, first=True)
         except (CommClosedError, FutureCancelledError, asyncio.CancelledError) as error:
             raise WorkerLost(
                 f"the connection to the Dask scheduler {scheduler} was lost"

@@ -233,7 +233,8 @@ def measure(
         return forward(layers, x, numerics=numerics)[-1]
 
     with np.errstate(over="ignore", invalid="ignore"):
-        final = float(problem.loss(predict(problem.x), problem.y, numerics=numerics)[0])
+        loss, _ = problem.loss(predict(problem.x), problem.y, numerics=numerics)
+        final = float(place.to_numpy(loss))
         if problem.held_out is None:
             return final, None
         x, target = problem.held_out
