@@ -6,7 +6,8 @@ import json as json_format
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from typing import Annotated, NamedTuple
 
@@ -18,6 +19,7 @@ from backends.workers import ENGINES
 
 from . import identity
 from .common import DTYPES, NUMERICS, CliError, as_cli_error, console, require, warn
+from .problems import Problem
 from .report import verify_table
 from .running import compiles
 
@@ -96,8 +98,15 @@ def verify(
         places = [backends.get(name) for name in backend or backends.available()]
     libraries = {place.name.partition(":")[0] for place in places}
     engines = [engine for engine in ENGINES if engine in libraries]
+    by_name = {place.name: place for place in places}
+
+    @cache
+    def make(problem: str, dtype: str, name: str) -> Problem:
+        # Where each operation is a model of its own, random numbers take a minute.
+        return identity.make(problem, by_name[name], dtype)
+
     exact, native = (
-        [*_all(numerics, places, steps), *_by_workers(numerics, engines, steps or _STEPS)]
+        [*_all(numerics, places, steps, make), *_by_workers(numerics, engines, steps or _STEPS)]
         for numerics in ("exact", "native")
     )
     if json:
@@ -120,7 +129,12 @@ def verify(
             out.print(f"Not all took {last} steps, as the table says; --steps {last} asks for it.")
 
 
-def _all(numerics: str, places: list[backends.Backend], steps: int | None) -> list[Verified]:
+def _all(
+    numerics: str,
+    places: list[backends.Backend],
+    steps: int | None,
+    make: Callable[[str, str, str], Problem],
+) -> list[Verified]:
     rows: list[Verified] = []
     with Console(stderr=True).status("") as status:
         for problem, dtype in product(identity.PROBLEMS, DTYPES):
@@ -130,9 +144,8 @@ def _all(numerics: str, places: list[backends.Backend], steps: int | None) -> li
                 status.update(f"{numerics} {problem} {dtype} on {place.name}, {how}")
                 checkpoints = identity.checkpoints(place, compiled=compiled, steps=steps)
                 try:
-                    made = identity.make(problem, place, dtype)
                     trained = identity.train(
-                        made,
+                        make(problem, dtype, place.name),
                         place,
                         numerics=NUMERICS[numerics],
                         compiled=compiled,
