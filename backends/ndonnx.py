@@ -29,6 +29,11 @@ def get(device: str | None) -> Backend:
             f"{error.name} is not installed: pip install array-api-kernels[ndonnx]."
         ) from None
 
+    # Its own way to the host is not one that others know.
+    xp.Array.__array__ = lambda a, dtype=None, copy=None: numpy.array(
+        a.unwrap_numpy(), dtype, copy=copy
+    )
+
     def asarray(host: Any, dtype: str | None = None) -> Array:
         a: Array = xp.asarray(numpy.array(host, dtype=dtype))
         return a

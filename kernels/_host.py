@@ -28,12 +28,7 @@ def to_host(a: Array) -> array.array[float]:
     typecode = _TYPECODES[dtype_name(a)]
     flat: Any = array_namespace(a).reshape(a, (-1,))
     # The standard promises float() of each element; nearly every library has a shorter way.
-    # The last is ndonnx's.
-    ways: tuple[Callable[[], Any], ...] = (
-        lambda: flat,
-        lambda: flat.__array__(),
-        lambda: flat.unwrap_numpy(),
-    )
+    ways: tuple[Callable[[], Any], ...] = (lambda: flat, lambda: flat.__array__())
     for way in ways:
         try:
             values: array.array[float] = array.array(typecode)
