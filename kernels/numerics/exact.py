@@ -394,12 +394,15 @@ def _multiply(a: Array, factor: Any) -> Array:
     xp = array_namespace(a)
     single = a.dtype == xp.float32
     tiny = 2.0**-126 if single else 2.0**-850
-    x = _without(_float64(a, xp), tiny, xp)
-    number = isinstance(factor, (int, float))
-    if number:
+    x = _float64(a, xp)
+    if isinstance(factor, (int, float)):
         factor = factor if abs(factor) >= 2.0**-850 else 0.0
+        # Otherwise the last rounding makes zeros of them.
+        needed = not single or abs(factor) > 1.0
     else:
-        factor = _without(_float64(factor, xp), tiny, xp)
+        factor, needed = _without(_float64(factor, xp), tiny, xp), True
+    if needed:
+        x = _without(x, tiny, xp)
     # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
     factor_high = _leading_half(factor)
     factor_low = factor - factor_high
@@ -410,9 +413,8 @@ def _multiply(a: Array, factor: Any) -> Array:
         low = x - high
         product = (high * factor_low + low * factor_high) + low * factor_low
         product = product + high * factor_high
-    product = _without(product, tiny, xp)
     if not single:
-        return product
+        return _without(product, tiny, xp)
     product = cast(Array, xp.astype(product, a.dtype))
     shift = _shift(product, xp)
     product += shift
