@@ -96,7 +96,7 @@ def test_data_that_is_read(backend, tmp_path, options):
 
 
 def test_larger_than_memory(scheduler, tmp_path):
-    """600 MB for two workers of 250 MB each, half of which they are themselves."""
+    """600 MB for two workers of 250 MB each."""
     folder = tmp_path / "data"
     write(folder, 150_000, 1000)
     assert (folder / "x.npy").stat().st_size > 2 * MEMORY_LIMIT

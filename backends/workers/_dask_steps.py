@@ -140,7 +140,7 @@ def persisted(a: Any, cluster: Cluster) -> Any:
 
 
 def _packed(program: Program) -> bytes:
-    """Pack a program of hundreds of tasks, much alike, into a hundredth of its memory."""
+    """Pack a program of hundreds of tasks, much alike, into a tenth of its memory or less."""
     return zlib.compress(cloudpickle.dumps(program), 1)
 
 
