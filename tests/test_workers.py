@@ -167,17 +167,20 @@ def test_torchrun(train):
 
 @pytest.mark.library("torch")
 def test_worker_that_alone_fails(train, tmp_path):
-    """One that finds no data says so itself, since the first does not."""
+    """One that reads other data says so itself, since the first does not."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder, n in ((tmp_path, 30), (other, 5)):
+        np.savez(folder / "data.npz", x=np.ones((n, 2)), y=np.arange(n))
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\nif os.environ.get('RANK') == '1':\n    os.chdir('/')\n"
+        f"import os\nif os.environ.get('RANK') == '1':\n    os.chdir({str(other)!r})\n"
     )
-    np.savez(tmp_path / "data.npz", x=np.ones((20, 2)), y=np.ones(20))
-    data = ("--data", "data.npz", "--target", "y")
-    out, err = run(*train(*data), PYTHONPATH=str(tmp_path), status=1, cwd=tmp_path)
+    data = ("--data", "data.npz", "--target", "y", "--task", "regression")
+    out, err = run(*train(*data, workers=5), PYTHONPATH=str(tmp_path), status=1, cwd=tmp_path)
     assert out == ""
     told, ended = err.splitlines()
-    assert re.match("Error: .*data.npz", told)
-    assert ended == "Error: worker 2 of 3 ended with status 2."
+    assert told == "Error: expected at most as many workers as samples, 4, got 5."
+    assert ended == "Error: worker 2 of 5 ended with status 2."
 
 
 @pytest.mark.library("torch")
