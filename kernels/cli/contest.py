@@ -179,7 +179,7 @@ def hold(
     if not ready:
         raise CliError(f"nothing of {name} runs: {not_run[0][1] if not_run else 'none is chosen'}")
     programs = [_program(contestant, train, steps) for contestant, train in ready]
-    rounds = settings.rounds or rounds_for(settings.seconds, sum(second_runs))
+    rounds = settings.rounds or rounds_for(settings.seconds, second_runs)
     seconds = interleave(
         programs, rounds, lambda done: progress(f"{name} {dtype}: round {done} of {rounds}")
     )

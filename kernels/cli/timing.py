@@ -12,8 +12,11 @@ __all__ = ["Spread", "interleave", "ratios", "rounds_for", "spread", "timed"]
 
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 100
 
-# Threads of the library that ran before wait for more work this long, and take the cores.
-_SETTLE_SECONDS = 0.005
+# OpenBLAS's threads, which NumPy uses, wait for more work for 2**26 cycles and take a core from
+# whoever runs next, and a library's own threads are slow to wake: torch was seen four times slower
+# right after NumPy. What takes longer than the second number hardly notices.
+_SETTLE_SECONDS = 0.1
+_SHORT_SECONDS = 0.5
 
 Program = Callable[[], Any]
 
@@ -51,15 +54,23 @@ def ratios(seconds: Sequence[float], baseline: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(seconds, baseline, strict=True)])
 
 
-def rounds_for(seconds: float, seconds_per_round: float) -> int:
+def rounds_for(seconds: float, runs: Sequence[float]) -> int:
     """Choose how many rounds fit into a time, at least 5 and at most 100.
+
+    Parameters
+    ----------
+    seconds
+        The time.
+    runs
+        The seconds that a run of each program takes.
 
     Examples
     --------
-    >>> rounds_for(60.0, 2.0), rounds_for(60.0, 60.0)
+    >>> rounds_for(60.0, [0.1, 1.6]), rounds_for(60.0, [60.0])
     (30, 5)
     """
-    return min(max(int(seconds / seconds_per_round), _MIN_ROUNDS), _MAX_ROUNDS)
+    in_round = sum(_SETTLE_SECONDS + (2 * run if run < _SHORT_SECONDS else run) for run in runs)
+    return min(max(int(seconds / in_round), _MIN_ROUNDS), _MAX_ROUNDS)
 
 
 def timed(program: Program) -> tuple[float, Any]:
@@ -72,7 +83,10 @@ def timed(program: Program) -> tuple[float, Any]:
 def interleave(
     programs: Sequence[Program], rounds: int, progress: Callable[[int], object] = lambda _: None
 ) -> list[list[float]]:
-    """Run every program once in each round, in an order that rotates from round to round.
+    """Time every program once in each round, in an order that rotates from round to round.
+
+    Before it is timed, the threads of the program before it come to rest, and a program that is
+    short runs once untimed.
 
     Parameters
     ----------
@@ -93,6 +107,8 @@ def interleave(
             for i in range(len(programs)):
                 chosen = (i + number) % len(programs)
                 time.sleep(_SETTLE_SECONDS)
+                if number == 0 or seconds[chosen][-1] < _SHORT_SECONDS:
+                    programs[chosen]()
                 taken, _ = timed(programs[chosen])
                 seconds[chosen].append(taken)
             gc.collect()
