@@ -21,7 +21,7 @@ import backends
 from backends import Backend
 
 from .cases import CASES
-from .common import CliError, as_cli_error, choose, find_backend, require, warn
+from .common import DTYPES, CliError, as_cli_error, choose, find_backend, require, warn
 from .report import make_table, print_table, verify_table
 from .running import device_of, for_speed
 from .verify import Verified
@@ -86,8 +86,8 @@ def record(
         status.update("bench")
         fast = [place.name for place in places if for_speed(place)] or names
         options = (*_options("--backend", fast), *_options("--case", cases))
-        options = (*options, "--output", scratch, *(["--quick"] if quick else []))
-        tables = _kernels("bench", *options)
+        options = (*options, *_options("--dtype", DTYPES), *(["--quick"] if quick else []))
+        tables = _kernels("bench", *options, "--output", scratch)
         measured = json.loads((Path(scratch) / "bench.json").read_text())
         machine = measured["machine"]
         name = f"{machine['date'][:10]}-{_slug(places, machine['cpu'])}"

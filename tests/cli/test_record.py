@@ -75,11 +75,12 @@ def test_record(run, tmp_path):
     exact = [row for row in found["verify"] if row["numerics"] == "exact"]
     assert len(exact) == 4
     assert {row["result"] for row in exact} == {"same"}
-    (contest,) = found["bench"]
-    assert contest["case"] == "tutorial"
-    assert contest["rounds"] == 3
-    assert "kernel exact, numpy" in {row["name"] for row in contest["contestants"]}
-    assert all("rounds" not in row for row in contest["contestants"])
+    assert [contest["dtype"] for contest in found["bench"]] == ["float32", "float64"]
+    for contest in found["bench"]:
+        assert contest["case"] == "tutorial"
+        assert contest["rounds"] == 3
+        assert "kernel exact, numpy" in {row["name"] for row in contest["contestants"]}
+        assert all("rounds" not in row for row in contest["contestants"])
     text = page.read_text()
     assert f"![time per step]({data.stem}.png)" in text
     for part in ("## Tests", "## Exact numerics", "## Native numerics", "## Speed", "same"):
