@@ -140,9 +140,9 @@ def estimate_bytes(sizes: dict[str, int], dtype: str, *, exact: bool) -> int:
     """Estimate the most memory that a step takes.
 
     Three sets of weights (old, gradients, new) and of activations; with exact numerics also, in
-    float64, two slices of every weight, three of every activation and the same stacked, and a few
-    temporaries. NumPy and torch were seen to take 0.45 to 1.5 times as much, JAX, which runs ahead
-    of its results, up to twice.
+    float64, two slices of every weight, six of every activation, and a few temporaries. NumPy and
+    torch were seen to take 0.45 to 1.5 times as much, JAX, which runs ahead of its results, up to
+    twice.
     """
     item = {"float32": 4, "float64": 8}[dtype]
     one = sizes["width"] ** 2

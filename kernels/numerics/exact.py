@@ -16,7 +16,6 @@ is divided by an array that is broadcast, since XLA multiplies by its reciprocal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -71,15 +70,11 @@ class Operand(NamedTuple):
         second of a left operand is negated.
     scale
         Powers of two, one for each row of a left operand and one for a right operand.
-    stack
-        The slices one below the other, shape (slices * n, m), where one product with them all is
-        faster than one with each; or None.
     """
 
     array: Array
     slices: tuple[Array, ...]
     scale: Array
-    stack: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ class Exact:
         right = self._cut(b, 1, xp)
         name = _dtype_name(left.array, xp)
         pairs = self._scheme(name, left.array.shape[1]).pairs
-        products = _multiply_slices(left, right, pairs)
+        products = (left.slices[i] @ right.slices[j] for i, j in pairs)
         total = next(products)
         for product in products:
             product -= total
@@ -266,27 +261,7 @@ class Exact:
             if not last:
                 rest -= cut
             slices.append(-cut if side == 0 and i == 1 else cut)
-        # The standard has None for a number of rows that is not known.
-        if side == 1 or count == 1 or a.shape[0] is None:
-            return Operand(a, tuple(slices), scale)
-        n = a.shape[0]
-        stack = xp.concat(slices)
-        return Operand(a, tuple(stack[i * n : (i + 1) * n, :] for i in range(count)), scale, stack)
-
-
-def _multiply_slices(
-    left: Operand, right: Operand, pairs: tuple[tuple[int, int], ...]
-) -> Iterator[Array]:
-    """Multiply the slices of `left` with those of `right`, one pair after the other."""
-    n, stacked = left.array.shape[0], {}
-    for i, j in pairs:
-        if left.stack is None:
-            yield left.slices[i] @ right.slices[j]
-            continue
-        if j not in stacked:
-            count = 1 + max(other for other, same in pairs if same == j)
-            stacked[j] = left.stack[: count * n, :] @ right.slices[j]
-        yield stacked[j][i * n : (i + 1) * n, :]
+        return Operand(a, tuple(slices), scale)
 
 
 def _bits(slices: tuple[int, int], k: int) -> tuple[int, int]:
