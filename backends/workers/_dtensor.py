@@ -36,8 +36,6 @@ class WorkersMode(TorchFunctionMode):  # type: ignore[misc]
         func = _BY_OPERATOR.get(func, func)
         if func in _CREATORS:
             return self.whole(func(*args, **(kwargs or {})))
-        if func is torch.concat and all(map(_is_split, args[0])) and args[1:] in ((), (0,)):
-            return _Stack(args[0])
         a: Any = args[0] if args else None
         if func is torch.Tensor.__array__ and isinstance(a, DTensor):
             args = (a.full_tensor(), *args[1:])
@@ -52,24 +50,6 @@ class WorkersMode(TorchFunctionMode):  # type: ignore[misc]
             # Added to another, what is still to be summed would be rounded before it is.
             return _whole(result)
         return result
-
-
-class _Stack:
-    """Arrays of one shape one below the other, each split; DTensor would first make them whole."""
-
-    def __init__(self, parts: tuple[Any, ...]) -> None:
-        self.parts = parts
-
-    def __getitem__(self, key: tuple[slice, slice]) -> Any:
-        rows = self.parts[0].shape[0]
-        start, stop, _ = key[0].indices(rows * len(self.parts))
-        if start % rows or stop % rows or key[1] != slice(None):
-            raise IndexError(f"expected the rows of whole arrays, which have {rows}, got {key}")
-        chosen = self.parts[start // rows : stop // rows]
-        return chosen[0] if len(chosen) == 1 else _Stack(chosen)
-
-    def __matmul__(self, other: Any) -> _Stack:
-        return _Stack(tuple(part @ other for part in self.parts))
 
 
 def _is_split(a: Any) -> bool:
