@@ -34,7 +34,8 @@ class Backend(NamedTuple):
     to_numpy
         (array) -> numpy.ndarray: copy an array to the host.
     synchronize
-        () -> None: wait until the device has done all its work.
+        (*results) -> None: wait until the device has done all its work. MLX, which is lazy, does
+        only what the arrays in these tuples need.
     compile
         (function) -> function: the library's own compiler of pure functions, or no change.
     slow
@@ -49,7 +50,7 @@ class Backend(NamedTuple):
     devices: tuple[str, ...]
     asarray: Callable[..., Array]
     to_numpy: Callable[[Array], Any]
-    synchronize: Callable[[], None]
+    synchronize: Callable[..., None]
     compile: Callable[[Callable[..., Any]], Callable[..., Any]]
     slow: bool = False
 

@@ -33,6 +33,6 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=lambda a: numpy.array(numpy.from_dlpack(a)),  # type: ignore[arg-type]
-        synchronize=lambda: None,
+        synchronize=lambda *_: None,
         compile=lambda function: function,
     )

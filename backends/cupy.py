@@ -46,7 +46,7 @@ def get(device: str | None) -> Backend:
         devices=tuple(_describe(cupy, i) for i in range(count)),
         asarray=asarray,
         to_numpy=cupy.asnumpy,
-        synchronize=place.synchronize,
+        synchronize=lambda *_: place.synchronize(),
         compile=lambda function: function,
     )
 

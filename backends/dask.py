@@ -52,7 +52,7 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=to_numpy,
-        synchronize=lambda: None,
+        synchronize=lambda *_: None,
         compile=compile,
         slow=True,
     )

@@ -46,7 +46,7 @@ def get(device: str | None) -> Backend:
         a: Array = jnp.asarray(host, device=place)
         return a
 
-    def synchronize() -> None:
+    def synchronize(*_: Any) -> None:
         # JAX has no barrier for a device; nothing it computes is out of reach of a live array.
         jax.block_until_ready(jax.live_arrays())
 

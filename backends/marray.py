@@ -36,7 +36,7 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=to_numpy,
-        synchronize=lambda: None,
+        synchronize=lambda *_: None,
         compile=lambda function: function,
     )
 

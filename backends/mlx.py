@@ -40,6 +40,6 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=numpy.array,
-        synchronize=xp.synchronize,
+        synchronize=xp.eval,
         compile=xp.compile,
     )

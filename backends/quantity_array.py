@@ -33,7 +33,7 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=numpy.array,
-        synchronize=lambda: None,
+        synchronize=lambda *_: None,
         compile=lambda function: function,
     )
 

@@ -49,7 +49,7 @@ def get(device: str | None) -> Backend:
         devices=("cpu",),
         asarray=asarray,
         to_numpy=numpy.array,
-        synchronize=lambda: None,
+        synchronize=lambda *_: None,
         compile=partial(tensorflow.function, autograph=False),
     )
 

@@ -47,7 +47,7 @@ def get(device: str | None) -> Backend:
     def to_numpy(a: Any) -> Any:
         return a.detach().cpu().numpy().copy()
 
-    def synchronize() -> None:
+    def synchronize(*_: Any) -> None:
         if kind == "cuda":
             torch.cuda.synchronize(place)
 

@@ -72,6 +72,7 @@ def test_fields(backend, request):
     # None where arrays have no device.
     assert placement(backend.asarray([1.0])).get("device") == backend.device
     assert backend.synchronize() is None
+    assert backend.synchronize((backend.asarray([1.0]), [None])) is None
 
 
 def test_name_finds_the_backend_again(backend):

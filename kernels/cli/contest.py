@@ -68,7 +68,7 @@ class Contestant(NamedTuple):
     make
         () -> train, where train(steps) returns the losses.
     synchronize
-        Waits until what train returned is computed.
+        (losses): waits until they are computed.
     biases
         Whether it trains biases that the problem lacks.
     """
@@ -79,7 +79,7 @@ class Contestant(NamedTuple):
     numerics: str | None
     compiled: bool | None
     make: Callable[[], Train]
-    synchronize: Callable[[], None]
+    synchronize: Callable[..., None]
     biases: bool = False
 
 
@@ -209,7 +209,7 @@ def hold(
 def _program(contestant: Contestant, train: Train, steps: int) -> Callable[[], Any]:
     def program() -> Any:
         losses = train(steps)
-        contestant.synchronize()
+        contestant.synchronize(losses)
         return losses
 
     return program
@@ -277,7 +277,7 @@ def _peers(host: Problem, dtype: str, places: Sequence[Backend]) -> Iterator[tup
 
 def _kernel(problem: Problem, place: Backend, numerics: str, compiled: bool) -> Callable[[], Train]:
     def train(steps: int) -> Any:
-        return fit(
+        trained = fit(
             problem.layers,
             problem.x,
             problem.y,
@@ -287,7 +287,9 @@ def _kernel(problem: Problem, place: Backend, numerics: str, compiled: bool) -> 
             loss=problem.loss,
             numerics=BENCH_NUMERICS[numerics],
             compile=place.compile if compiled else None,
-        ).losses
+        )
+        place.synchronize(trained)
+        return trained.losses
 
     return lambda: train
 

@@ -189,7 +189,7 @@ def _time(
 
     def program(name: str) -> Callable[[], Any]:
         def run() -> None:
-            fit(
+            trained = fit(
                 layers,
                 x,
                 y,
@@ -199,7 +199,7 @@ def _time(
                 numerics=BENCH_NUMERICS[name],
                 compile=place.compile if compiled else None,
             )
-            place.synchronize()
+            place.synchronize(trained.layers)
 
         return run
 

@@ -82,7 +82,7 @@ def train(
     started = time.perf_counter()
     steps = checkpoints[-1]
     for number, layers in enumerate(_trajectory(problem, backend, numerics, compiled, steps)):
-        backend.synchronize()
+        backend.synchronize(layers)
         seconds.append(time.perf_counter() - started)
         if number in checkpoints:
             digests[number] = digest(layers)

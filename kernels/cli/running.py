@@ -174,7 +174,7 @@ def fit_timed(
     def progress(done: int, loss: Array) -> None:
         nonlocal shown, warm
         if done == warm_up:
-            place.synchronize()
+            place.synchronize(loss)
             warm = time.perf_counter()
         if interrupted.is_set():
             raise StopIteration
@@ -201,7 +201,7 @@ def fit_timed(
             compile=place.compile if compile else None,
             progress=progress,
         )
-        place.synchronize()
+        place.synchronize(layers)
         end = time.perf_counter()
     done = losses.shape[0]
     if done <= warm_up:
