@@ -1,7 +1,7 @@
 """CuPy: NumPy's functions on CUDA.
 
 It has no compiler, nor a graph of a step to replay: CuPy refuses calls of cuBLAS, and so matrix
-products, while a stream is captured (`setStream` in `cupy_backends/cuda/libs/cublas.pyx`).
+products, while a stream is captured (https://github.com/cupy/cupy/issues/6290).
 """
 
 from __future__ import annotations
