@@ -70,9 +70,13 @@ def _torch_cpu(function: Callable[[], Any]) -> int:
             function()
         profile.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    # The total counts what was allocated and freed since the profiler started.
-    totals = [e["args"]["Total Allocated"] for e in events if e["name"] == "[memory]"]
-    return max(totals, default=0)
+    found = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
+    if not found:
+        return 0
+    # The totals go on from those of an earlier profile, some of which was freed after it.
+    totals = [event["args"]["Total Allocated"] for event in found]
+    peak: int = max(totals) - (totals[0] - found[0]["args"]["Bytes"])
+    return max(peak, 0)
 
 
 @contextmanager

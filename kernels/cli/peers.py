@@ -136,13 +136,14 @@ def _torch_autograd(problem: Problem, place: Backend, *, compile: bool = False) 
     import torch
 
     order = _order(problem, place.asarray)
-    x, y = place.asarray(problem.x), place.asarray(problem.y)
+    squared = problem.loss is squared_error
+    # Its loss for classes takes no other integers than these.
+    x, y = place.asarray(problem.x), place.asarray(problem.y, None if squared else "int64")
     modules: list[Any] = []
     for weight, bias in problem.layers:
         like = {"dtype": x.dtype, "device": place.device}
         modules += [torch.nn.Linear(*weight.shape, bias=bias is not None, **like), torch.nn.ReLU()]
     model, linear = torch.nn.Sequential(*modules[:-1]), modules[::2]
-    squared = problem.loss is squared_error
     loss_fn = torch.nn.MSELoss(reduction="sum") if squared else torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
 

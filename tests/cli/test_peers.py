@@ -24,7 +24,8 @@ def regression(asarray, dtype):
 def classification(asarray, dtype):
     """Batches of 4, 4 and 2, and layers with biases."""
     like = asarray(np.zeros(1), dtype)
-    labels = asarray(np.arange(10) % SIZES[-1], "int64")
+    # As the digits have them.
+    labels = asarray(np.arange(10) % SIZES[-1], "int32")
     layers = [kernels.Layer(weight, bias + 0.25) for weight, bias in kernels.init(SIZES, like=like)]
     return regression(asarray, dtype)._replace(
         y=labels, layers=tuple(layers), loss=kernels.softmax_cross_entropy, batch_size=4
