@@ -13,6 +13,7 @@ import operator
 import os
 import subprocess
 import sys
+import tracemalloc
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from test_inputs import LAYOUTS
 import backends
 import kernels
 from kernels import EXACT, Exact, Layer
+from kernels.network import train
 
 PRODUCTS = (None, 1, 2, 3, 5)
 LOSSES = ("squared_error", "labels", "probabilities")
@@ -1032,3 +1034,23 @@ for operation in (kernels.EXACT.matmul, kernels.EXACT.multiply, kernels.EXACT.di
     for line in lines:
         assert line.startswith("expected a library with float64 for exact numerics, got float32")
         assert line.endswith("with JAX set JAX_ENABLE_X64=1")
+
+
+@pytest.mark.library("numpy")
+def test_memory_of_a_step(asarray, dtype):
+    """At most three float64 arrays as large as the largest weight beyond native numerics."""
+    x, y = asarray(np.ones((64, 1000)), dtype), asarray(np.ones((64, 10)), dtype)
+    layers = kernels.init((1000, 100, 10), like=x)
+
+    def peak(numerics):
+        # x is prepared once for all steps.
+        operands = (numerics.left(x), numerics.left(x.T))
+        settings = {"learning_rate": 1e-6, "loss": kernels.squared_error, "numerics": numerics}
+        tracemalloc.start()
+        try:
+            train(layers, x, y, operands, **settings)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(EXACT) - peak(kernels.NATIVE) < 3 * 8 * 1000 * 100
