@@ -142,7 +142,7 @@ def fit(
     evaluate = None
     if compile is not None:
         train_batch = _compiled(compile, learning_rate, loss, numerics)
-        evaluate = None if batch_size is None else compile(lambda a: a)
+        evaluate = None if batch_size is None else _evaluating(compile)
     losses: list[Array] = []
     for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, evaluate=evaluate):
         trained, value = train_batch(trained, x_batch, y_batch, operands)
@@ -164,6 +164,11 @@ def _compiled(
     numerics: Numerics,
 ) -> Callable[..., Any]:
     return compile(partial(train, learning_rate=learning_rate, loss=loss, numerics=numerics))
+
+
+@lru_cache(maxsize=16)
+def _evaluating(compile: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[..., Any]:
+    return compile(lambda a: a)
 
 
 def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:

@@ -282,10 +282,15 @@ def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
 
 @float32
 @pytest.mark.library("jax", "torch")
-def test_second_fit_compiles_nothing(backend, asarray, dtype):
-    """Counted is how often the loss is traced."""
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_second_fit_compiles_nothing(backend, asarray, dtype, batch_size):
+    """Counted is how often the loss is traced, and what was given to JAX to compile."""
     layers, x, y = data(asarray, dtype)
-    traced = []
+    traced, made = [], []
+
+    def compile(function):
+        made.append(function)
+        return backend.compile(function)
 
     def loss(prediction, target, *, numerics):
         if backend.name.startswith("jax"):
@@ -294,12 +299,19 @@ def test_second_fit_compiles_nothing(backend, asarray, dtype):
 
     def fit(learning_rate):
         return kernels.fit(
-            layers, x, y, learning_rate=learning_rate, steps=2, loss=loss, compile=backend.compile
+            layers,
+            x,
+            y,
+            learning_rate=learning_rate,
+            steps=2,
+            batch_size=batch_size,
+            loss=loss,
+            compile=compile,
         )
 
     def compilations():
         if traced:
-            return len(traced)
+            return len(made) + len(traced)
         from torch._dynamo.utils import counters
 
         return counters["stats"]["unique_graphs"]
