@@ -32,17 +32,16 @@ _ROUNDS = 20
 
 
 def threefry2x32(
-    key: tuple[int, int], counter: tuple[tuple[Half, Half], tuple[Half, Half]]
+    key: tuple[tuple[Half, Half], tuple[Half, Half]],
+    counter: tuple[tuple[Half, Half], tuple[Half, Half]],
 ) -> tuple[tuple[Half, Half], tuple[Half, Half]]:
     """Encrypt a counter of two 32-bit words under a key of two 32-bit words.
 
     Parameters
     ----------
-    key
-        Two Python integers in [0, 2**32).
-    counter
-        Two words, each a pair (high, low) of 16-bit halves: int32 arrays of one shape, or Python
-        integers.
+    key, counter
+        Two words each, and each word a pair (high, low) of 16-bit halves: Python integers, or int32
+        arrays of shapes that broadcast.
 
     Returns
     -------
@@ -54,19 +53,19 @@ def threefry2x32(
 
     Examples
     --------
-    >>> [f"{high:04x}{low:04x}" for high, low in threefry2x32((0, 0), ((0, 0), (0, 0)))]
+    >>> [f"{high:04x}{low:04x}" for high, low in threefry2x32(((0, 0),) * 2, ((0, 0),) * 2)]
     ['6b200159', '99ba4efe']
     """
-    schedule = (*key, _PARITY ^ key[0] ^ key[1])
-    first = _add(counter[0], _halves(schedule[0]))
-    second = _add(counter[1], _halves(schedule[1]))
+    schedule = (*key, _xor(_xor(key[0], key[1]), _halves(_PARITY)))
+    first = _add(counter[0], schedule[0])
+    second = _add(counter[1], schedule[1])
     for number in range(1, _ROUNDS + 1):
         first = _add(first, second)
         second = _xor(first, _rotate_left(second, _ROTATIONS[(number - 1) % 8]))
         if number % 4 == 0:
             injection = number // 4
-            first = _add(first, _halves(schedule[injection % 3]))
-            second = _add(second, _halves(schedule[(injection + 1) % 3] + injection))
+            first = _add(first, schedule[injection % 3])
+            second = _add(second, _add(schedule[(injection + 1) % 3], (0, injection)))
     return first, second
 
 
@@ -100,7 +99,7 @@ def uniform(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> A
     array([0.4184571, 0.3146817], dtype=float32)
     """
     xp = array_namespace(like)
-    (high, low), (high2, low2) = _words(math.prod(shape), seed=seed, stream=stream, like=like)
+    (high, low), (high2, low2) = _words(math.prod(shape), numbers_of(seed, stream), like)
     if like.dtype == xp.float32:
         draw = xp.astype(high * 256 + (low >> 8), xp.float32) * 2.0**-24
     elif like.dtype == xp.float64:
@@ -130,7 +129,7 @@ def normal(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> Ar
     (True, True)
     """
     xp = array_namespace(like)
-    (a, b), (c, d) = _words(3 * math.prod(shape), seed=seed, stream=stream, like=like)
+    (a, b), (c, d) = _words(3 * math.prod(shape), numbers_of(seed, stream), like)
     total = xp.reshape(a + b + c + d, (-1, 3))
     # Adding 6 centres the twelve integers of 16 bits on their range: the mean is 0 exactly.
     total = total[:, 0] + total[:, 1] + total[:, 2] + 6
@@ -162,26 +161,48 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
     >>> permutation(5, seed=0, stream=0, like=np.zeros(0)).tolist()
     [1, 2, 0, 4, 3]
     """
+    return shuffle(numbers_of(seed, stream), n=n, like=like)
+
+
+def shuffle(numbers: Any, *, n: int, like: Array | None = None) -> Array:
+    """Make the `permutation` of a seed and a stream that are given as `numbers_of` returns them.
+
+    They may be an int32 array, which is then also what gives the namespace and device: compiled
+    once, the function serves every seed and stream.
+    """
+    like = numbers if like is None else like
     xp = array_namespace(like)
-    (high, low), _ = _words(n, seed=seed, stream=stream, like=like)
+    (high, low), _ = _words(n, numbers, like)
     # Stable is what the standard's argsort is unless told otherwise; not every library can be told.
     return cast(Array, xp.argsort((high - 32768) * 65536 + low))
 
 
-def _words(n: int, *, seed: int, stream: int, like: Array) -> tuple[tuple[Any, Any], ...]:
-    """Draw two words for each of the counters (0, stream) to (n - 1, stream)."""
+def numbers_of(seed: int, stream: int) -> tuple[int, ...]:
+    """Write a seed and a stream in six numbers below 2**16: the halves of the words that they are.
+
+    Raises
+    ------
+    ValueError
+        If one is out of the range that `uniform` names.
+    TypeError
+        If the seed is not an integer.
+    """
     seed = to_integer("the seed", seed)
     if not 0 <= seed < 2**64:
         raise ValueError(f"expected a seed in [0, 2**64), got {seed}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"expected a stream in [0, 2**32), got {stream}")
+    return *_halves(seed & 0xFFFFFFFF), *_halves(seed >> 32), *_halves(stream)
+
+
+def _words(n: int, numbers: Any, like: Array) -> tuple[tuple[Any, Any], ...]:
+    """Draw two words for each of the counters (0, stream) to (n - 1, stream)."""
     if not 0 <= n < 2**31:
         raise ValueError(f"expected fewer than 2**31 counters, got {n}")
     xp = array_namespace(like)
     index = xp.arange(n, dtype=xp.int32, **placement(like))
-    return threefry2x32(
-        (seed & 0xFFFFFFFF, seed >> 32), ((index >> 16, index & _MASK), _halves(stream))
-    )
+    a, b, c, d, *stream = (numbers[i] for i in range(6))
+    return threefry2x32(((a, b), (c, d)), ((index >> 16, index & _MASK), tuple(stream)))
 
 
 def _halves(word: int) -> tuple[int, int]:

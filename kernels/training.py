@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
 
@@ -16,13 +16,16 @@ from ._checks import (
     check_samples,
     to_integer,
 )
+from ._host import placement
 from ._typing import Array
 from .losses import softmax_cross_entropy, squared_error
 from .network import Layer, Loss, train
 from .numerics import NATIVE, Numerics
-from .random import permutation
+from .random import numbers_of, shuffle
 
 __all__ = ["Fit", "batches", "fit", "steps_of"]
+
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # The streams below this are those of the layers' initial weights.
 _FIRST_EPOCH_STREAM = 2**31
@@ -56,7 +59,7 @@ def fit(
     start: int = 0,
     loss: Loss = squared_error,
     numerics: Numerics = NATIVE,
-    compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    compile: Compile | None = None,
     progress: Callable[[int, Array], object] | None = None,
 ) -> Fit:
     """Train by (stochastic) gradient descent.
@@ -90,9 +93,10 @@ def fit(
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
         step is kept for the next call with the same compiler, learning rate, loss and numerics.
-        If it has a method `repeat`, as that of the backend jax, then without batches and progress
-        all steps are one call of what `repeat` makes of a step: (count, layers, x, y, operands) ->
-        (layers, losses).
+        If it has a method `repeat`, as that of the backend jax, single operations are slow, and
+        all of an epoch is compiled: its order, its batches and, without progress, its steps as
+        one call of what `repeat` makes of a function (state, *constants) -> (state, loss): (count,
+        state, *constants) -> (state, losses).
     progress
         Called after each step with the number of steps done and the loss before the last of them,
         as a 0-d array on the device. If it raises StopIteration, training ends with that step.
@@ -130,21 +134,25 @@ def fit(
         check_labels(y, layers[-1].weight.shape[1])
 
     trained = tuple(layers)
+    settings: dict[str, Any] = {"learning_rate": learning_rate, "loss": loss, "numerics": numerics}
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
-    repeat = getattr(compile, "repeat", None)
-    if repeat is not None and batch_size is None and progress is None:
-        train_often = _compiled(repeat, learning_rate, loss, numerics)
-        return Fit(*train_often(total, trained, x, y, operands))
-    train_batch: Callable[..., Any] = partial(
-        train, learning_rate=learning_rate, loss=loss, numerics=numerics
-    )
-    evaluate = None
-    if compile is not None:
-        train_batch = _compiled(compile, learning_rate, loss, numerics)
-        evaluate = None if batch_size is None else _evaluating(compile)
     losses: list[Array] = []
-    for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, evaluate=evaluate):
+    repeat: Any = getattr(compile, "repeat", None)
+    if repeat is not None and progress is None:
+        if batch_size is None:
+            train_often = _compiled(repeat, train, **settings)
+            return Fit(*train_often(total, trained, x, y, operands))
+        for run in _runs(x, total, batch_size, seed, start, compile):
+            train_often = _compiled(repeat, _train_on_rows, size=run.size, **settings)
+            state = trained, run.first
+            (trained, _), values = train_often(run.count, state, x, y, run.order)
+            losses.append(values)
+        return Fit(trained, xp.concat(losses))
+    train_batch: Callable[..., Any] = partial(train, **settings)
+    if compile is not None:
+        train_batch = _compiled(compile, train, **settings)
+    for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, compile=compile):
         trained, value = train_batch(trained, x_batch, y_batch, operands)
         losses.append(value)
         if progress is not None:
@@ -155,20 +163,40 @@ def fit(
     return Fit(trained, xp.stack(losses))
 
 
+def _train_on_rows(
+    state: tuple[Sequence[Layer], Any],
+    x: Array,
+    y: Array,
+    order: Array,
+    *,
+    size: int,
+    **settings: Any,
+) -> tuple[tuple[tuple[Layer, ...], Any], Array]:
+    """Take one step on the next `size` samples of an order, and move on behind them."""
+    layers, first = state
+    x_batch, y_batch = _rows(x, y, order, first, size=size)
+    layers, value = train(layers, x_batch, y_batch, None, **settings)
+    return (layers, first + size), value
+
+
+def _rows(x: Array, y: Array, order: Array, first: Any, *, size: int) -> tuple[Array, Array]:
+    """Take `size` samples of an order from the place `first` on, which may be an array."""
+    xp = array_namespace(x)
+    places = first + xp.arange(size, dtype=order.dtype, **placement(order))
+    return _take(x, y, xp.take(order, places, axis=0))
+
+
+def _take(x: Array, y: Array, chosen: Array) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    return xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
+
+
 # So that a second fit like the first has nothing to compile; compilers keep what they made of it.
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _compiled(
-    compile: Callable[[Callable[..., Any]], Callable[..., Any]],
-    learning_rate: float,
-    loss: Loss,
-    numerics: Numerics,
+    compile: Compile, function: Callable[..., Any], **settings: Any
 ) -> Callable[..., Any]:
-    return compile(partial(train, learning_rate=learning_rate, loss=loss, numerics=numerics))
-
-
-@lru_cache(maxsize=16)
-def _evaluating(compile: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[..., Any]:
-    return compile(lambda a: a)
+    return compile(partial(function, **settings))
 
 
 def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:
@@ -215,25 +243,63 @@ def batches(
     seed: int,
     *,
     start: int = 0,
-    evaluate: Callable[[Array], Array] | None = None,
+    compile: Compile | None = None,
 ) -> Iterator[tuple[Array, Array]]:
-    """Make the batches of a `fit`, whose arguments these are.
-
-    With `evaluate`, which returns what it is given, lazy libraries draw an epoch's order once
-    instead of once for each batch; a compiled function is one.
-    """
+    """Make the batches of a `fit`, whose arguments these are."""
     if batch_size is None:
         for _ in range(steps):
             yield x, y
         return
-    xp = array_namespace(x)
+    for run in _runs(x, steps, batch_size, seed, start, compile):
+        for i in range(run.count):
+            first = run.first + i * run.size
+            if compile is not None and hasattr(compile, "repeat"):
+                yield _compiled(compile, _rows, size=run.size)(x, y, run.order, first)
+            else:
+                yield _take(x, y, run.order[first : first + run.size])
+
+
+class _Run(NamedTuple):
+    """Batches of one size, one after the other in the order of an epoch."""
+
+    order: Array
+    first: int
+    size: int
+    count: int  # type: ignore[assignment]
+
+
+def _runs(
+    x: Array, steps: int, batch_size: int, seed: int, start: int, compile: Compile | None
+) -> Iterator[_Run]:
+    """Divide steps into runs: those of an epoch, and its last if that has fewer samples."""
     n = x.shape[0]
-    in_epoch = -(-n // batch_size)
-    for i in range(start, start + steps):
-        epoch, batch = divmod(i, in_epoch)
-        if batch == 0 or i == start:
-            order = permutation(n, seed=seed, stream=_FIRST_EPOCH_STREAM + epoch, like=x)
-            if evaluate is not None:
-                order = evaluate(order)
-        chosen = order[batch * batch_size : min((batch + 1) * batch_size, n)]
-        yield xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
+    size = min(batch_size, n)
+    full, rest = divmod(n, size)
+    in_epoch = full + (rest > 0)
+    end = start + steps
+    while start < end:
+        epoch, batch = divmod(start, in_epoch)
+        order = _order(n, seed, epoch, x, compile)
+        count = min(full - batch, end - start)
+        if count > 0:
+            yield _Run(order, batch * size, size, count)
+            start += count
+        if rest > 0 and start < end:
+            yield _Run(order, full * size, rest, 1)
+            start += 1
+
+
+def _order(n: int, seed: int, epoch: int, like: Array, compile: Compile | None) -> Array:
+    """Draw the order of an epoch."""
+    numbers: Any = numbers_of(seed, _FIRST_EPOCH_STREAM + epoch)
+    if compile is not None and hasattr(compile, "repeat"):
+        xp = array_namespace(like)
+        numbers = xp.asarray(list(numbers), dtype=xp.int32, **placement(like))
+        return cast(Array, _compiled(compile, shuffle, n=n)(numbers))
+    order = shuffle(numbers, n=n, like=like)
+    # Lazy libraries draw it once, and not again for each batch.
+    return order if compile is None else cast(Array, _compiled(compile, _unchanged)(order))
+
+
+def _unchanged(a: Array) -> Array:
+    return a

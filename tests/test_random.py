@@ -26,8 +26,8 @@ KNOWN = [
 WORDS = strategies.integers(0, ONES)
 
 
-def split(word):
-    return word >> 16, word & 0xFFFF
+def halves(words):
+    return tuple((word >> 16, word & 0xFFFF) for word in words)
 
 
 def join(half_words):
@@ -53,24 +53,24 @@ def threefry_oracle(key, counter):
 @pytest.mark.parametrize(("key", "counter", "result"), KNOWN)
 def test_known_answers(key, counter, result):
     assert threefry_oracle(key, counter) == result
-    assert join(random.threefry2x32(key, (split(counter[0]), split(counter[1])))) == result
+    assert join(random.threefry2x32(halves(key), halves(counter))) == result
 
 
 @pytest.mark.parametrize(("key", "counter", "result"), KNOWN)
 def test_known_answers_in_arrays(asarray, key, counter, result):
-    halves = [
-        tuple(asarray(np.full(3, half, dtype=np.int32)) for half in split(word)) for word in counter
-    ]
-    for (high, low), word in zip(random.threefry2x32(key, tuple(halves)), result, strict=True):
-        assert high.dtype == low.dtype == halves[0][0].dtype
+    arrays = tuple(
+        tuple(asarray(np.full(3, half, dtype=np.int32)) for half in word)
+        for word in halves(counter)
+    )
+    for (high, low), word in zip(random.threefry2x32(halves(key), arrays), result, strict=True):
+        assert high.dtype == low.dtype == arrays[0][0].dtype
         np.testing.assert_array_equal(fetch(high), [word >> 16] * 3)
         np.testing.assert_array_equal(fetch(low), [word & 0xFFFF] * 3)
 
 
 @given(key=strategies.tuples(WORDS, WORDS), counter=strategies.tuples(WORDS, WORDS))
 def test_threefry(key, counter):
-    halves = (split(counter[0]), split(counter[1]))
-    assert join(random.threefry2x32(key, halves)) == threefry_oracle(key, counter)
+    assert join(random.threefry2x32(halves(key), halves(counter))) == threefry_oracle(key, counter)
 
 
 def draws(n, seed, stream):

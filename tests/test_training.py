@@ -264,7 +264,7 @@ def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
 
         return counted
 
-    # With batches also the identity, once for each epoch's order; the step is compiled once.
+    # With batches also what computes each epoch's order; the step is compiled once.
     for arguments, functions, calls in (
         ({"steps": 3}, 1, 3),
         ({"epochs": 2, "batch_size": 4}, 1, 4 + 2),
@@ -352,36 +352,44 @@ def test_compiled_by_the_backend(backend, asarray, loss):
 
 
 @pytest.mark.library("jax")
+@pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
-def test_many_steps_in_one_call(backend, asarray, numerics):
+def test_many_steps_in_one_call(backend, asarray, numerics, batch_size):
     """More than one call holds, and another number of them without compiling anew."""
     layers, x, y = data(asarray, "float32")
-    arguments = {"learning_rate": 0.001, "numerics": numerics, "compile": backend.compile}
+    # An epoch is two batches and a smaller one.
+    x, y = x[:5, :], y[:5, :]
+    arguments = {"learning_rate": 0.001, "numerics": numerics, "batch_size": batch_size}
     traced = []
 
     def loss(prediction, target, *, numerics):
         traced.append(prediction)
         return kernels.squared_error(prediction, target, numerics=numerics)
 
-    def fit(steps, **more):
-        return kernels.fit(layers, x, y, steps=steps, loss=loss, **arguments, **more)
+    def fit(steps, compile=backend.compile, **more):
+        return kernels.fit(
+            layers, x, y, steps=steps, loss=loss, compile=compile, **arguments, **more
+        )
 
     fit(3)
     compiled = len(traced)
     assert compiled > 0
-    for steps in (1, 300):
-        many = fit(steps)
+    for steps, seed, start in ((1, 0, 0), (300, 0, 0), (4, 2**40 + 1, 3)):
+        more = {"seed": seed, "start": start}
+        many = fit(steps, **more)
         assert len(traced) == compiled
         assert tuple(many.losses.shape) == (steps,)
         # One step in a call, since progress is called after each.
-        single = fit(steps, progress=lambda *_: None)
+        single = fit(steps, progress=lambda *_: None, **more)
+        others = [single] if steps > 4 else [single, fit(steps, compile=None, **more)]
         compiled = len(traced)
-        if numerics is kernels.EXACT:
-            assert_networks_identical(many.layers, single.layers)
-            assert_identical(many.losses, single.losses)
-        else:
-            assert_networks_close(many.layers, single.layers, rtol=1e-4, atol=1e-5)
-            assert_close(many.losses, single.losses, rtol=1e-4, atol=1e-5)
+        for other in others:
+            if numerics is kernels.EXACT:
+                assert_networks_identical(many.layers, other.layers)
+                assert_identical(many.losses, other.losses)
+            else:
+                assert_networks_close(many.layers, other.layers, rtol=1e-4, atol=1e-5)
+                assert_close(many.losses, other.losses, rtol=1e-4, atol=1e-5)
 
 
 def test_integers_of_numpy_are_integers(asarray):

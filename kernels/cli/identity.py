@@ -141,14 +141,14 @@ def _trajectory(
             numerics=numerics,
         )
 
-    x, y, evaluate = problem.x, problem.y, None
+    x, y, compile = problem.x, problem.y, None
     if compiled:
-        train_batch = backend.compile(train_batch)
-        evaluate = backend.compile(lambda a: a)
+        compile = backend.compile
+        train_batch = compile(train_batch)
         # Lazy libraries would draw them anew in each step.
-        x, y = evaluate(x), evaluate(y)
+        x, y = map(compile(lambda a: a), (x, y))
     layers = problem.layers
     yield layers
-    for x_batch, y_batch in batches(x, y, steps, problem.batch_size, 0, evaluate=evaluate):
+    for x_batch, y_batch in batches(x, y, steps, problem.batch_size, 0, compile=compile):
         layers, _ = train_batch(layers, x_batch, y_batch)
         yield layers
