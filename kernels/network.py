@@ -377,8 +377,9 @@ def _forward(
         if bias is not None:
             a = numerics.add(a, bias)
         if i < len(layers) - 1:
-            # Unlike maximum(a, 0) this has one answer for -0 in every library, and keeps NaN.
-            a = xp.where(a <= 0.0, xp.zeros_like(a), a)
+            # Choosing element by element takes NumPy six times as long. Whatever `maximum` makes of
+            # -0, and of the derivative at 0, `abs` makes +0 and 0 of it.
+            a = xp.abs(xp.maximum(a, xp.zeros_like(a)))
         activations.append(a)
     return tuple(activations)
 

@@ -60,7 +60,7 @@ _IN_PLACE = {f"__i{name}__" for name in _INFIX}
 _TEXTS = {name: text for name, _, text in _operators()}
 
 # Operations that may be given -0 and +0 to choose from, or sum terms that are all -0.
-_ANY_ZERO = {"__matmul__", "sum", "max", "min"}
+_ANY_ZERO = {"__matmul__", "sum", "max", "min", "maximum"}
 
 # Vectorised ones of good libraries are within 4 units in the last place.
 _TRANSCENDENTAL = {"exp", "log", "log2"}
