@@ -377,11 +377,19 @@ def _forward(
         if bias is not None:
             a = numerics.add(a, bias)
         if i < len(layers) - 1:
-            # Choosing element by element takes NumPy six times as long. Whatever `maximum` makes of
-            # -0, and of the derivative at 0, `abs` makes +0 and 0 of it.
-            a = xp.abs(xp.maximum(a, xp.zeros_like(a)))
+            a = _relu(a, xp)
         activations.append(a)
     return tuple(activations)
+
+
+def _relu(a: Array, xp: Any) -> Array:
+    """Replace negative elements by 0, without a choice for each, which NumPy and torch make slowly.
+
+    Of two zeros `maximum` returns either, of which `abs` makes +0; autograd passes a half of the
+    derivative to each of two equal arguments, which the second `maximum` makes 0.
+    """
+    a = xp.maximum(a, xp.zeros_like(a))
+    return cast(Array, xp.abs(xp.maximum(a, -a)))
 
 
 def _backward(

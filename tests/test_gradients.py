@@ -240,6 +240,26 @@ def test_derivative_of_relu_at_zero_is_zero(asarray, dtype, zero):
     np.testing.assert_array_equal(fetch(gradients[1].weight), [[0.0], [0.0], [1.0]])
 
 
+@pytest.mark.library("torch", "jax")
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_derivative_of_relu_at_zero_by_autograd(backend, asarray, dtype, zero):
+    """That of `maximum` is a half there, and of `clip` may be 1."""
+    x, identity = asarray([[zero, -1.0, 1.0]], dtype), asarray(np.eye(3), dtype)
+
+    def total(x):
+        return kernels.forward((Layer(identity), Layer(identity)), x)[-1].sum()
+
+    if backend.name.startswith("jax"):
+        import jax
+
+        gradient = jax.grad(total)(x)
+    else:
+        x.requires_grad_()
+        total(x).backward()
+        gradient = x.grad
+    np.testing.assert_array_equal(fetch(gradient), [[0.0, 0.0, 1.0]])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_step_is_update_along_the_gradient(asarray, dtype, loss):
     layers, x, y, function = make((5, 7, 3), 6, (True, False), loss, seed=1).on(asarray, dtype)

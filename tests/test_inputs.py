@@ -388,6 +388,15 @@ def test_relu_returns_no_negative_zero(asarray, dtype):
     assert np.signbit(last[0])
 
 
+def test_relu_of_infinity(asarray, dtype):
+    layers = (
+        Layer(asarray([[-math.inf, math.inf]], dtype)),
+        Layer(asarray(np.ones((2, 1)), dtype)),
+    )
+    hidden = kernels.forward(layers, asarray([[1.0]], dtype))[1]
+    np.testing.assert_array_equal(fetch(hidden), [[0.0, math.inf]])
+
+
 def differentiated(case):
     """Compute the loss and `backward`'s gradients."""
     activations = kernels.forward(*case[:2])
