@@ -75,6 +75,17 @@ def test_fields(backend, request):
     assert backend.synchronize((backend.asarray([1.0]), [None])) is None
 
 
+@pytest.mark.library("mlx")
+def test_synchronize_computes_what_is_lazy(backend):
+    a = backend.asarray(np.ones(1000))
+    backend.synchronize(a)
+    before = backend.xp.get_active_memory()
+    results = (a * 2.0, [None])
+    assert backend.xp.get_active_memory() - before < 8000
+    backend.synchronize(results)
+    assert backend.xp.get_active_memory() - before >= 8000
+
+
 def test_name_finds_the_backend_again(backend):
     assert backends.get(backend.name).name == backend.name
 

@@ -472,9 +472,13 @@ def _smaller(call: Call, index: tuple[int, ...] | None) -> Iterator[Call]:
 
 
 def _pick(x: Any, shape: tuple[int, ...], key: tuple[slice, ...]) -> Any:
-    """Cut arrays of a shape down to one element, and compute again."""
+    """Cut arrays that broadcast to a shape down to one element, and compute again."""
     if isinstance(x, np.ndarray):
-        return x[key] if x.shape == shape else x
+        if x.ndim != len(shape) or any(
+            n not in (1, m) for n, m in zip(x.shape, shape, strict=True)
+        ):
+            return x
+        return x[tuple(part if n > 1 else slice(1) for part, n in zip(key, x.shape, strict=True))]
     if not isinstance(x, Call):
         return _map(lambda item: _pick(item, shape, key), x)
     args, kwargs = (_pick(part, shape, key) for part in (x.args, x.kwargs))

@@ -20,9 +20,9 @@ from kernels.cli.lockstep import Call, Lockstep, render
 
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "float32", "float64")
 FUNCTIONS = ("abs", "all", "arange", "argsort", "asarray", "astype", "bitwise_left_shift")
-FUNCTIONS += ("exp", "floor", "full_like", "isdtype", "isfinite", "log", "log2", "max", "min")
-FUNCTIONS += ("ones", "ones_like", "reshape", "round", "sqrt", "stack", "sum", "take", "where")
-FUNCTIONS += ("zeros", "zeros_like")
+FUNCTIONS += ("exp", "floor", "full_like", "isdtype", "isfinite", "log", "log2", "max", "maximum")
+FUNCTIONS += ("min", "ones", "ones_like", "reshape", "round", "sqrt", "stack", "sum", "take")
+FUNCTIONS += ("where", "zeros", "zeros_like")
 BINARY = ("add", "sub", "mul", "truediv", "matmul", "and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
 
