@@ -146,7 +146,7 @@ def fit(
         for run in _runs(x, total, batch_size, seed, start, compile):
             train_often = _compiled(repeat, _train_on_rows, size=run.size, **settings)
             state = trained, run.first
-            (trained, _), values = train_often(run.count, state, x, y, run.order)
+            (trained, _), values = train_often(run.steps, state, x, y, run.order)
             losses.append(values)
         return Fit(trained, xp.concat(losses))
     train_batch: Callable[..., Any] = partial(train, **settings)
@@ -251,7 +251,7 @@ def batches(
             yield x, y
         return
     for run in _runs(x, steps, batch_size, seed, start, compile):
-        for i in range(run.count):
+        for i in range(run.steps):
             first = run.first + i * run.size
             if compile is not None and hasattr(compile, "repeat"):
                 yield _compiled(compile, _rows, size=run.size)(x, y, run.order, first)
@@ -265,7 +265,7 @@ class _Run(NamedTuple):
     order: Array
     first: int
     size: int
-    count: int  # type: ignore[assignment]
+    steps: int
 
 
 def _runs(
@@ -280,10 +280,10 @@ def _runs(
     while start < end:
         epoch, batch = divmod(start, in_epoch)
         order = _order(n, seed, epoch, x, compile)
-        count = min(full - batch, end - start)
-        if count > 0:
-            yield _Run(order, batch * size, size, count)
-            start += count
+        now = min(full - batch, end - start)
+        if now > 0:
+            yield _Run(order, batch * size, size, now)
+            start += now
         if rest > 0 and start < end:
             yield _Run(order, full * size, rest, 1)
             start += 1
