@@ -342,6 +342,15 @@ def test_subnormals_taken_for_zero_are_allowed(mylib, report):
     assert found["flushes_subnormals"]
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_either_of_two_zeros_is_their_maximum(mylib, report, zero):
+    def maximum(a, b):
+        return np.where((a == 0) & (b == 0), a.dtype.type(zero), np.maximum(a, b))
+
+    mylib(maximum=maximum)
+    assert report("mylib")["differences"] == []
+
+
 def test_arrays_without_a_namespace(mylib, report, monkeypatch):
     """The kernel would not find its functions."""
     mylib()
