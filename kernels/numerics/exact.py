@@ -48,7 +48,6 @@ _SCHEMES = {
     3: _Scheme((2, 2), ((0, 1), (1, 0), (0, 0))),
     5: _Scheme((3, 2), ((2, 0), (1, 1), (0, 1), (1, 0), (0, 0))),
 }
-_DEFAULT = {"float32": 2, "float64": 5}
 
 # Results are multiples of these, so that no sum or difference of them is subnormal.
 _UNIT = {"float32": 2.0**-125, "float64": 2.0**-1020}
@@ -164,6 +163,8 @@ class Exact:
         xp = array_namespace(a)
         ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, **placement(a))
         total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
+        # Nothing is, but sums are often widened again.
+        total = _without(total, _TINY["float32"], xp) if a.dtype == xp.float32 else total
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
     def add(self, a: Array, b: Array) -> Array:
@@ -191,7 +192,8 @@ class Exact:
         """Divide by an array of the same shape, rounded correctly; subnormal numbers are zero."""
         xp = array_namespace(a)
         tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-1021
-        quotient = _without(_float64(a, xp), tiny, xp) / _without(_float64(b, xp), tiny, xp)
+        a64, b64 = (_float64(_without(operand, tiny, xp), xp) for operand in (a, b))
+        quotient = a64 / b64
         return cast(Array, xp.astype(_without(quotient, tiny, xp), a.dtype))
 
     def exp(self, a: Array) -> Array:
@@ -358,7 +360,10 @@ def _shift(a: Array, xp: Any) -> Array:
 
 
 def _without(a: Array, tiny: float, xp: Any) -> Array:
-    """Replace what is below `tiny` by +0."""
+    """Replace what is below `tiny` by +0.
+
+    Also between rounding to float32 and widening, which some compilers take for nothing together.
+    """
     return cast(Array, xp.where(xp.abs(a) < tiny, xp.zeros_like(a), a))
 
 
@@ -369,15 +374,13 @@ def _multiply(a: Array, factor: Any) -> Array:
     xp = array_namespace(a)
     single = a.dtype == xp.float32
     tiny = 2.0**-126 if single else 2.0**-850
-    x = _float64(a, xp)
     if isinstance(factor, (int, float)):
         factor = factor if abs(factor) >= 2.0**-850 else 0.0
         # Otherwise the last rounding makes zeros of them.
         needed = not single or abs(factor) > 1.0
     else:
-        factor, needed = _without(_float64(factor, xp), tiny, xp), True
-    if needed:
-        x = _without(x, tiny, xp)
+        factor, needed = _float64(_without(factor, tiny, xp), xp), True
+    x = _float64(_without(a, tiny, xp) if needed else a, xp)
     # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
     factor_high = _leading_half(factor)
     factor_low = factor - factor_high
