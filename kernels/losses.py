@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, cast
 
 from array_api_compat import array_namespace
@@ -12,6 +13,9 @@ from ._typing import Array
 from .numerics import NATIVE, Numerics
 
 __all__ = ["softmax_cross_entropy", "squared_error"]
+
+# What exact numerics sum at most.
+_MOST_TERMS = 2**24
 
 
 def squared_error(
@@ -132,5 +136,10 @@ def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
 def _dot(a: Array, b: Array, numerics: Numerics) -> Array:
     """Sum the products of all elements, as a matrix product with one row and one column."""
     xp = array_namespace(a)
-    product = numerics.matmul(xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1)))
-    return cast(Array, xp.reshape(product, ()))
+    a, b = xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1))
+    n = a.shape[1]
+    if n <= _MOST_TERMS:
+        return cast(Array, xp.reshape(numerics.matmul(a, b), ()))
+    parts = (slice(i, min(i + _MOST_TERMS, n)) for i in range(0, n, _MOST_TERMS))
+    total = reduce(numerics.add, (numerics.matmul(a[:, part], b[part, :]) for part in parts))
+    return cast(Array, xp.reshape(total, ()))

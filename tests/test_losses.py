@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from _assert import assert_close, fetch
+from _assert import assert_close, bits, fetch
 from hypothesis import given, strategies
 from hypothesis.extra import numpy as arrays
 
 import kernels
+from kernels import losses
 
 
 def tolerance(dtype):
@@ -56,6 +57,26 @@ def finite(bound):
 
 # The shapes are few, since some libraries compile anew for each.
 SHAPES = strategies.sampled_from([(1, 1), (1, 4), (3, 2), (5, 6)])
+
+
+@pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
+def test_sum_in_parts(asarray, dtype, monkeypatch, numerics):
+    """Of 4, 4 and 2 elements; exact numerics in the same order everywhere."""
+    monkeypatch.setattr(losses, "_MOST_TERMS", 4)
+    prediction, target = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(dtype)
+    value, _ = kernels.squared_error(asarray(prediction), asarray(target), numerics=numerics)
+    whole = np.asarray(np.sum((prediction.astype("float64") - target) ** 2))
+    assert_close(value, asarray(whole, dtype), **tolerance(dtype))
+    if numerics is kernels.EXACT:
+        same, _ = kernels.squared_error(prediction, target, numerics=numerics)
+        np.testing.assert_array_equal(bits(value), bits(same), strict=True)
+
+
+@pytest.mark.library("numpy", "torch", "jax", "cupy")
+def test_more_terms_than_exact_numerics_sum(asarray):
+    ones = np.ones((4097, 4096), "float32")
+    value, _ = kernels.squared_error(asarray(ones), asarray(0 * ones), numerics=kernels.EXACT)
+    assert fetch(value) == 4097 * 4096
 
 
 @given(data=strategies.data())
