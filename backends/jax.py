@@ -13,14 +13,19 @@ from ._backend import Backend, BackendUnavailable, device_index
 # Values of so many calls have room in what is compiled.
 _MOST_CALLS = 256
 
+# A loop of a number of turns that is not compiled asks the host before each turn, which on CUDA
+# takes as long as a small step.
+_CALLS_WITHOUT_HOST = 16
+
 
 def get(device: str | None) -> Backend:
     kind, _, index = (device or "cpu").partition(":")
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"expected the backend 'jax:cpu' or 'jax:cuda', got 'jax:{device}'")
     try:
+        # First, as JAX can end the process where it is missing.
+        import numpy  # noqa: I001
         import jax
-        import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
             "JAX is not installed: pip install array-api-kernels[jax]."
@@ -59,13 +64,21 @@ def get(device: str | None) -> Backend:
         asarray=asarray,
         to_numpy=numpy.array,
         synchronize=synchronize,
-        compile=_Jit(),
+        compile=_Jit(1 if kind == "cpu" else _CALLS_WITHOUT_HOST),
     )
 
 
 @dataclass(frozen=True)
 class _Jit:
-    """`jax.jit`, and many calls of a function in one of what it makes."""
+    """`jax.jit`, and many calls of a function in one of what it makes.
+
+    Attributes
+    ----------
+    together
+        Calls between which nothing is asked.
+    """
+
+    together: int
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         import jax
@@ -89,8 +102,18 @@ class _Jit:
                 state, value = function(carry[0], *constants)
                 return state, carry[1].at[i].set(value)
 
-            values = jnp.zeros((_MOST_CALLS, *value.shape), value.dtype)
-            return jax.lax.fori_loop(0, count, call, (state, values))
+            def calls(i: Any, carry: Any) -> Any:
+                start = i * self.together
+                return jax.lax.fori_loop(
+                    0, self.together, lambda j, carry: call(start + j, carry), carry
+                )
+
+            carry: Any = (state, jnp.zeros((_MOST_CALLS, *value.shape), value.dtype))
+            done: Any = 0
+            if self.together > 1:
+                carry = jax.lax.fori_loop(0, count // self.together, calls, carry)
+                done = count - count % self.together
+            return jax.lax.fori_loop(done, count, call, carry)
 
         compiled = jax.jit(some)
 

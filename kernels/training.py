@@ -93,10 +93,10 @@ def fit(
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
         step is kept for the next call with the same compiler, learning rate, loss and numerics.
-        If it has a method `repeat`, as that of the backend jax, single operations are slow, and
-        all of an epoch is compiled: its order, its batches and, without progress, its steps as
-        one call of what `repeat` makes of a function (state, *constants) -> (state, loss): (count,
-        state, *constants) -> (state, losses).
+        If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
+        are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
+        steps as one call of what `repeat` makes of a function (state, *constants) -> (state, loss):
+        (count, state, *constants) -> (state, losses).
     progress
         Called after each step with the number of steps done and the loss before the last of them,
         as a 0-d array on the device. If it raises StopIteration, training ends with that step.

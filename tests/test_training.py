@@ -1,5 +1,6 @@
 """`fit` is the loop that one would write by hand, batch by batch."""
 
+import functools
 import itertools
 import math
 
@@ -280,22 +281,37 @@ def test_compile_is_given_the_step_and_its_result_is_used(asarray, dtype):
         assert_identical(fit.losses, plain.losses)
 
 
-@float32
-@pytest.mark.library("jax", "torch")
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_second_fit_compiles_nothing(backend, asarray, dtype, batch_size):
-    """Counted is how often the loss is traced, and what was given to JAX to compile."""
-    layers, x, y = data(asarray, dtype)
-    traced, made = [], []
-
-    def compile(function):
-        made.append(function)
-        return backend.compile(function)
+@pytest.fixture
+def counted(backend):
+    """A loss, and a function that counts what was compiled of networks trained with it."""
+    traced = []
 
     def loss(prediction, target, *, numerics):
         if backend.name.startswith("jax"):
             traced.append(prediction)
         return kernels.squared_error(prediction, target, numerics=numerics)
+
+    def compilations():
+        if backend.name.startswith("jax"):
+            return len(traced)
+        from torch._dynamo.utils import counters
+
+        return counters["stats"]["unique_graphs"]
+
+    return loss, compilations
+
+
+@float32
+@pytest.mark.library("jax", "torch")
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_second_fit_compiles_nothing(backend, asarray, counted, dtype, batch_size):
+    layers, x, y = data(asarray, dtype)
+    loss, compilations = counted
+    made = []
+
+    def compile(function):
+        made.append(function)
+        return backend.compile(function)
 
     def fit(learning_rate):
         return kernels.fit(
@@ -309,21 +325,15 @@ def test_second_fit_compiles_nothing(backend, asarray, dtype, batch_size):
             compile=compile,
         )
 
-    def compilations():
-        if traced:
-            return len(made) + len(traced)
-        from torch._dynamo.utils import counters
-
-        return counters["stats"]["unique_graphs"]
-
+    start = compilations()
     first = fit(0.01)
-    count = compilations()
-    assert count > 0
+    count = len(made), compilations()
+    assert count > (0, start)
     second = fit(0.01)
-    assert compilations() == count
+    assert (len(made), compilations()) == count
     assert_networks_identical(second.layers, first.layers)
     fit(0.02)
-    assert compilations() > count
+    assert compilations() > count[1]
 
 
 @LOSSES
@@ -351,38 +361,37 @@ def test_compiled_by_the_backend(backend, asarray, loss):
         np.testing.assert_array_equal(bits(a), was, strict=True)
 
 
-@pytest.mark.library("jax")
+@pytest.mark.library("jax", "torch")
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
-def test_many_steps_in_one_call(backend, asarray, numerics, batch_size):
+def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size):
     """More than one call holds, and another number of them without compiling anew."""
+    if not hasattr(backend.compile, "repeat"):
+        pytest.skip(f"{backend.name} compiles single steps")
     layers, x, y = data(asarray, "float32")
     # An epoch is two batches and a smaller one.
     x, y = x[:5, :], y[:5, :]
     arguments = {"learning_rate": 0.001, "numerics": numerics, "batch_size": batch_size}
-    traced = []
-
-    def loss(prediction, target, *, numerics):
-        traced.append(prediction)
-        return kernels.squared_error(prediction, target, numerics=numerics)
+    loss, compilations = counted
 
     def fit(steps, compile=backend.compile, **more):
         return kernels.fit(
             layers, x, y, steps=steps, loss=loss, compile=compile, **arguments, **more
         )
 
+    start = compilations()
     fit(3)
-    compiled = len(traced)
-    assert compiled > 0
-    for steps, seed, start in ((1, 0, 0), (300, 0, 0), (4, 2**40 + 1, 3)):
-        more = {"seed": seed, "start": start}
+    compiled = compilations()
+    assert compiled > start
+    for steps, seed, first in ((1, 0, 0), (300, 0, 0), (4, 2**40 + 1, 3)):
+        more = {"seed": seed, "start": first}
         many = fit(steps, **more)
-        assert len(traced) == compiled
+        assert compilations() == compiled
         assert tuple(many.losses.shape) == (steps,)
         # One step in a call, since progress is called after each.
         single = fit(steps, progress=lambda *_: None, **more)
         others = [single] if steps > 4 else [single, fit(steps, compile=None, **more)]
-        compiled = len(traced)
+        compiled = compilations()
         for other in others:
             if numerics is kernels.EXACT:
                 assert_networks_identical(many.layers, other.layers)
@@ -390,6 +399,48 @@ def test_many_steps_in_one_call(backend, asarray, numerics, batch_size):
             else:
                 assert_networks_close(many.layers, other.layers, rtol=1e-4, atol=1e-5)
                 assert_close(many.losses, other.losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.library("jax", "torch")
+def test_other_networks_between_many_steps(backend, asarray, dtype):
+    """What is kept for one network is not what another, or its own inputs, are trained on."""
+    arguments = {"learning_rate": 0.001, "steps": 3}
+    layers, x, y = data(asarray, dtype)
+    small = kernels.init((3, 2), like=x)
+    cases = [(layers, x, y), (small, x[:, :3], y[:, :2]), (layers, x, y), (layers, -x, y)]
+    trained = [kernels.fit(*case, compile=backend.compile, **arguments) for case in cases]
+    for case, fit in zip(cases, trained, strict=True):
+        plain = kernels.fit(*case, **arguments)
+        assert_networks_close(fit.layers, plain.layers, rtol=1e-4, atol=1e-5)
+        assert_close(fit.losses, plain.losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_graphs_with_calls_in_their_place(asarray, monkeypatch, batch_size):
+    """What CUDA's graphs read and write, on any device."""
+    torch_backend = pytest.importorskip("backends.torch")
+
+    class Calls:
+        def __init__(self, _, function, *arguments):
+            self.replay = functools.partial(function, *arguments)
+
+    monkeypatch.setattr(torch_backend, "_record", Calls)
+    arguments = {"learning_rate": 0.001, "batch_size": batch_size}
+    layers, x, y = data(asarray, "float32")
+    x, y = x[:5, :], y[:5, :]
+    compile = torch_backend._Graphs(x.device)
+    small = kernels.init((3, 2), like=x, bias=False)
+    cases = [
+        ((layers, x, y), {"steps": 300}),
+        ((small, x[:, :3], y[:, :2]), {"steps": 1, "seed": 3}),
+        ((layers, -x, y), {"steps": 4, "start": 2}),
+    ]
+    for case, more in cases:
+        got = kernels.fit(*case, compile=compile, **arguments, **more)
+        plain = kernels.fit(*case, **arguments, **more)
+        assert_networks_close(got.layers, plain.layers, rtol=1e-4, atol=1e-5)
+        assert_close(got.losses, plain.losses, rtol=1e-4, atol=1e-5)
 
 
 def test_integers_of_numpy_are_integers(asarray):
