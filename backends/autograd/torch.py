@@ -160,7 +160,8 @@ class _Predict(torch.autograd.Function):  # type: ignore[misc]
         activations = kernels.forward(_pairs(parameters), x, numerics=numerics)
         ctx.numerics = numerics
         ctx.save_for_backward(*activations, *parameters)
-        return activations[-1]
+        # Dynamo of torch 2.11 gives wrong gradients if what is returned was changed in place.
+        return activations[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
@@ -185,7 +186,7 @@ class _LossOf(torch.autograd.Function):  # type: ignore[misc]
         value, gradient = loss(prediction, target, numerics=numerics)
         ctx.numerics = numerics
         ctx.save_for_backward(gradient)
-        return value
+        return value.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]

@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 _CREATORS = {torch.arange, torch.asarray, torch.empty, torch.full, torch.ones, torch.zeros}
 
+_TO_HOST = {torch.Tensor.__array__, torch.Tensor.tolist}
+
 # DTensor takes functions whose names end in an underscore for ones that change their operand, and
 # returns that as it was.
 _BY_OPERATOR = {
@@ -37,7 +39,7 @@ class WorkersMode(TorchFunctionMode):  # type: ignore[misc]
         if func in _CREATORS:
             return self.whole(func(*args, **(kwargs or {})))
         a: Any = args[0] if args else None
-        if func is torch.Tensor.__array__ and isinstance(a, DTensor):
+        if func in _TO_HOST and isinstance(a, DTensor):
             args = (a.full_tensor(), *args[1:])
         elif _is_split(a):
             if func is torch.Tensor.__getitem__ and _is_origin(args[1]):
