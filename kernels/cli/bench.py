@@ -88,7 +88,7 @@ def bench(
     ] = 40.0,
     growth: Annotated[
         bool,
-        typer.Option("--growth", help="Time steps against batch, width and depth instead."),
+        typer.Option("--growth", help="Time steps by batch, width and depth instead."),
     ] = False,
     largest: Annotated[
         int | None, typer.Option(help="The largest size in --growth.", min=1)

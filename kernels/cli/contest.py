@@ -241,7 +241,7 @@ def _contestants(case: Case, host: Problem, dtype: str, settings: Settings) -> I
             place.name,
             None,
             None,
-            _later(lambda own, _: matrix_products(own), problem, place),
+            _later(_products, problem, place),
             place.synchronize,
         )
     for peer, place in _peers(host, dtype, settings.places):
@@ -256,6 +256,10 @@ def _contestants(case: Case, host: Problem, dtype: str, settings: Settings) -> I
             place.synchronize,
             peer.biases,
         )
+
+
+def _products(problem: Problem, _: Backend) -> Train:
+    return matrix_products(problem.layers, problem.x[: problem.batch_size, :])
 
 
 def _peers(host: Problem, dtype: str, places: Sequence[Backend]) -> Iterator[tuple[Peer, Backend]]:

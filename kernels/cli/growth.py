@@ -1,4 +1,4 @@
-"""How the time of a step grows with the batch, the width and the depth of a network."""
+"""How the time of a step grows with the size of a network, and that of its products alone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from ..network import Layer
 from ..training import fit
 from .contest import BENCH_NUMERICS
 from .machine import memory_bytes
+from .peers import matrix_products
 from .timing import interleave, timed
 
 __all__ = ["EXPECTED", "Growth", "Point", "estimate_bytes", "exponent", "grow"]
 
 # The power of each size that the arithmetic of a step grows with.
-EXPECTED = {"batch": 1, "width": 2, "depth": 1}
+EXPECTED = {"batch": 1, "width": 2, "depth": 1, "batch and width": 3}
 
 _BASE = {"batch": 256, "width": 512, "depth": 2}
-_START = {"batch": 32, "width": 64, "depth": 1}
+_START = {"batch": 32, "width": 64, "depth": 1, "batch and width": 64}
+
+# The name of the series of the network's matrix products alone.
+_PRODUCTS = "products alone"
 
 _STEPS, _ROUNDS = 2, 3
 
@@ -41,11 +45,12 @@ class Growth(NamedTuple):
     Attributes
     ----------
     varied
-        "batch", "width" (inputs, units of every hidden layer, outputs) or "depth" (layers).
+        "batch", "width" (inputs, units of every hidden layer, outputs), "depth" (layers), or "batch
+        and width", which are then equal.
     fixed
-        The two other sizes.
+        The other sizes.
     backend, dtype, numerics, compiled
-        What was timed.
+        What was timed; "products alone" for numerics are the matrix products of native numerics.
     points
         By size.
     exponent, expected
@@ -96,11 +101,15 @@ def grow(
         Called with a sentence before each size.
     """
     limit = (memory_bytes() or math.inf) * memory_fraction
-    points: dict[str, list[Point]] = {name: [] for name in numerics}
+    names = (*numerics, _PRODUCTS)
+    points: dict[str, list[Point]] = {name: [] for name in names}
     spent = last = 0.0
     for size in _doubled(_START[varied]):
-        sizes = _BASE | {varied: size}
-        needed = {name: estimate_bytes(sizes, dtype, exact=name != "native") for name in numerics}
+        sizes = _BASE | dict.fromkeys(varied.split(" and "), size)
+        needed = {
+            name: estimate_bytes(sizes, dtype, exact=name not in ("native", _PRODUCTS))
+            for name in names
+        }
         if largest is not None and size > largest:
             stopped = f"{varied} {size} is over {largest}"
         elif max(needed.values()) > limit:
@@ -108,17 +117,17 @@ def grow(
                 f"{varied} {size} needs about {max(needed.values()) / 2**30:.1f} GiB of "
                 f"{limit / 2**30:.1f}"
             )
-        elif points[numerics[0]] and spent + last * 2 ** EXPECTED[varied] > seconds:
+        elif points[names[0]] and spent + last * 2 ** EXPECTED[varied] > seconds:
             stopped = f"{varied} {size} would take longer than {seconds:.0f} s in all"
         else:
             progress(f"{varied} {size}")
             last, medians = timed(partial(_time, sizes, place, dtype, numerics, compiled))
             spent += last
-            for name, per_step in zip(numerics, medians, strict=True):
+            for name, per_step in zip(names, medians, strict=True):
                 points[name].append(Point(size, per_step, needed[name]))
             continue
         break
-    fixed = {name: size for name, size in _BASE.items() if name != varied}
+    fixed = {name: size for name, size in _BASE.items() if name not in varied}
     return [
         Growth(
             varied,
@@ -177,7 +186,7 @@ def _doubled(size: int) -> Iterator[int]:
 def _time(
     sizes: dict[str, int], place: Backend, dtype: str, numerics: Sequence[str], compiled: bool
 ) -> list[float]:
-    """Time one size with all numerics, interleaved; return the medians of seconds per step."""
+    """Time one size with all numerics, and its products; return the medians of seconds per step."""
     import numpy as np
 
     batch, width, depth = (sizes[name] for name in ("batch", "width", "depth"))
@@ -203,7 +212,12 @@ def _time(
 
         return run
 
-    programs = [program(name) for name in numerics]
+    products = matrix_products(layers, x)
+
+    def floor() -> None:
+        place.synchronize(products(_STEPS))
+
+    programs = [*map(program, numerics), floor]
     for run in programs:
         run()
     return [median(rounds) / _STEPS for rounds in interleave(programs, _ROUNDS)]

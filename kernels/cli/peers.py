@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from backends import Backend
 
+from .._typing import Array
 from ..losses import softmax_cross_entropy, squared_error
-from ..network import Loss, forward
+from ..network import Layer, Loss, forward
 from ..training import batches
 from .cases import sizes_of
 from .problems import Problem
@@ -51,14 +52,13 @@ class Peer(NamedTuple):
     biases: bool = False
 
 
-def matrix_products(problem: Problem) -> Train:
-    """Make a function that does the network's matrix products and nothing else.
+def matrix_products(layers: Sequence[Layer], x: Array) -> Train:
+    """Make a function that does the matrix products of a network's steps and nothing else.
 
-    It works on the library of the problem's arrays and returns the products of the last step.
+    It returns those of the last step.
     """
-    n = problem.x.shape[0] if problem.batch_size is None else problem.batch_size
-    weights = [layer.weight for layer in problem.layers]
-    activations = forward(problem.layers, problem.x[:n, :])
+    weights = [layer.weight for layer in layers]
+    activations = forward(layers, x)
     inputs, gradients = activations[:-1], activations[1:]
 
     def train(steps: int) -> Any:

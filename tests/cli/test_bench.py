@@ -274,20 +274,24 @@ def test_memory_of_torch(backend, capfd):
 
 
 def test_growth(run, tmp_path):
-    """One series for each size and numerics, up to the largest size."""
+    """One series for each size and what is timed, up to the largest size."""
     options = ("--growth", "--largest", 64, "--dtype", "float64")
     out, _ = run(*options, "--output", tmp_path, "--json")
     result = json.loads(out, parse_constant=pytest.fail)
     assert result["cases"] == []
     series = [(each["varied"], each["numerics"]) for each in result["growth"]]
-    assert series == [(v, n) for v in ("batch", "width", "depth") for n in ("native", "exact")]
+    exponents = {"batch": 1, "width": 2, "depth": 1, "batch and width": 3}
+    assert series == [(v, n) for v in exponents for n in ("native", "exact", "products alone")]
     sizes = {each["varied"]: [p["size"] for p in each["points"]] for each in result["growth"]}
     assert sizes["batch"] == [32, 64]
-    assert sizes["width"] == [64]
+    assert sizes["width"] == sizes["batch and width"] == [64]
+    fixed = {each["varied"]: each["fixed"] for each in result["growth"]}
+    assert fixed["batch and width"] == {"depth": 2}
+    assert fixed["batch"] == {"width": 512, "depth": 2}
     for each in result["growth"]:
         points = [growth.Point(*point.values()) for point in each["points"]]
         assert each["exponent"] == growth.exponent(points)
-        assert each["expected"] == {"batch": 1, "width": 2, "depth": 1}[each["varied"]]
+        assert each["expected"] == exponents[each["varied"]]
     assert (tmp_path / "growth.json").read_text() == out
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
@@ -309,7 +313,7 @@ def test_growth_stops_before_memory_ends(monkeypatch):
     """The estimate is made before anything is computed."""
     monkeypatch.setattr(growth, "memory_bytes", lambda: 2 * 10**6)
     monkeypatch.setattr(growth, "_time", pytest.fail)
-    (native, exact) = growth.grow(
+    native, exact, products = growth.grow(
         "width",
         backends.get("numpy"),
         "float32",
@@ -320,7 +324,7 @@ def test_growth_stops_before_memory_ends(monkeypatch):
         largest=None,
         progress=lambda _: None,
     )
-    assert native.points == exact.points == []
+    assert native.points == exact.points == products.points == []
     assert native.exponent is None
     assert native.stopped == "width 64 needs about 0.0 GiB of 0.0"
 

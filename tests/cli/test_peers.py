@@ -84,7 +84,7 @@ def test_matrix_products_are_those_of_a_step(asarray, make, dtype):
     """The shapes of forward, then of the gradients from the last layer to the first."""
     problem = make(asarray, dtype)
     n = problem.batch_size or 10
-    products = matrix_products(problem)(STEPS)
+    products = matrix_products(problem.layers, problem.x[:n, :])(STEPS)
     forward = [(n, size) for size in SIZES[1:]]
     backward = [(6, 3), (n, 6), (8, 6), (n, 8), (12, 8)]
     assert [tuple(a.shape) for a in products] == forward + backward
