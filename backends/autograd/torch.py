@@ -161,7 +161,7 @@ class _Predict(torch.autograd.Function):  # type: ignore[misc]
         ctx.numerics = numerics
         ctx.save_for_backward(*activations, *parameters)
         # Dynamo of torch 2.11 gives wrong gradients if what is returned was changed in place.
-        return activations[-1].clone()
+        return torch.clone(activations[-1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
@@ -186,7 +186,7 @@ class _LossOf(torch.autograd.Function):  # type: ignore[misc]
         value, gradient = loss(prediction, target, numerics=numerics)
         ctx.numerics = numerics
         ctx.save_for_backward(gradient)
-        return value.clone()
+        return torch.clone(value)
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
