@@ -215,19 +215,20 @@ def summary(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def support(session: nox.Session) -> None:
-    """Write what the last runs of the tests saw into the README's table."""
-    lines = ["| backend | version | devices | tests |", "|---|---|---|---|"]
+    """Write what the last runs of the tests saw into the README's table; leave other rows there."""
+    readme = Path("README.md")
+    head, rest = readme.read_text().split(TABLE_BEGIN)
+    table, tail = rest.split(TABLE_END)
+    title, rule, *rows = table.splitlines()
+    lines = {row.split("`")[1]: row for row in rows}
     for name in EXTRAS:
         counts = outcome(name)
         if counts is not None:
             seen = found(name)
-            lines.append(
-                f"| `{name}` | {seen['version']} | {', '.join(seen['devices'])} | {counts[0]} |"
-            )
-    readme = Path("README.md")
-    head, rest = readme.read_text().split(TABLE_BEGIN)
-    _, tail = rest.split(TABLE_END)
-    readme.write_text(head + TABLE_BEGIN + "\n".join(lines) + "\n" + TABLE_END + tail)
+            devices = ", ".join(seen["devices"])
+            lines[name] = f"| `{name}` | {seen['version']} | {devices} | {counts[0]} |"
+    kept = "\n".join([title, rule, *(lines[name] for name in EXTRAS if name in lines)])
+    readme.write_text(f"{head}{TABLE_BEGIN}{kept}\n{TABLE_END}{tail}")
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
