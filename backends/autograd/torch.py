@@ -160,7 +160,8 @@ class _Predict(torch.autograd.Function):  # type: ignore[misc]
         activations = kernels.forward(_pairs(parameters), x, numerics=numerics)
         ctx.numerics = numerics
         ctx.save_for_backward(*activations, *parameters)
-        # Dynamo of torch 2.11 gives wrong gradients if what is returned was changed in place.
+        # Dynamo of torch 2.11 gives wrong gradients if what is returned was changed in place:
+        # https://github.com/pytorch/pytorch/issues/180642
         return torch.clone(activations[-1])
 
     @staticmethod
