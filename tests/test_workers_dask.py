@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 
+from backends.workers import WorkerLost
 from kernels.cli import identity
 
 pytestmark = pytest.mark.library("dask")
@@ -18,24 +21,33 @@ for module in ("distributed", "typer", "rich", "safetensors"):
     pytest.importorskip(module, reason="Dask's workers need array-api-kernels[dask,cli]")
 
 MEMORY_LIMIT = 250_000_000
+# Dask's nanny would end a worker at 0.95 of its limit.
+NO_NANNY = "--no-nanny"
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = identity.committed()["tutorial"]["float32"][10]
 
 
+@contextmanager
 def start(*arguments):
-    return subprocess.Popen(
+    """A process, and all that it starts, which do not outlive this."""
+    with subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(*arguments, status=0):
-    process = start("kernels", "train", *arguments)
-    out, err = process.communicate(timeout=900)
+def run(*arguments, status=0, timeout=900):
+    with start("kernels", "train", *arguments) as process:
+        out, err = process.communicate(timeout=timeout)
     assert process.returncode == status, out + err
     return out, err
 
@@ -47,28 +59,40 @@ def report(*arguments):
 
 
 @pytest.fixture
-def memory_limit():
-    return MEMORY_LIMIT
+def worker_options():
+    return ("--memory-limit", MEMORY_LIMIT)
 
 
 @pytest.fixture
-def scheduler(backend, tmp_path, memory_limit):
+def scheduler(backend, tmp_path, worker_options):
     """A running scheduler with two workers: its process, and its address."""
+    from distributed import Client
+
     file = tmp_path / "scheduler.json"
     common = ("--scheduler-file", file, "--no-dashboard")
-    worker = ("--nthreads", 1, "--memory-limit", memory_limit, "--local-directory", tmp_path)
-    processes = [
-        start("dask", "scheduler", "--host", "127.0.0.1", "--port", 0, *common),
-        *(start("dask", "worker", *worker, *common) for _ in range(2)),
-    ]
-    while not file.exists():
-        assert processes[0].poll() is None, processes[0].communicate()
-        time.sleep(0.1)
-    yield processes[0], json.loads(file.read_text())["address"]
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.communicate(timeout=60)
+    worker = ("--nthreads", 1, "--local-directory", tmp_path, *worker_options)
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(start("dask", *arguments, *common))
+            for arguments in (
+                ("scheduler", "--host", "127.0.0.1", "--port", 0),
+                ("worker", *worker),
+                ("worker", *worker),
+            )
+        ]
+        while not file.exists():
+            assert processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        with Client(address) as client:
+            # Its own wait_for_workers does not count those that are paused.
+            while len(client.nthreads()) < 2:
+                assert all(process.poll() is None for process in processes)
+                time.sleep(0.1)
+        yield processes[0], address
+        for process in reversed(processes):
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 def write(folder, n, width):
@@ -106,16 +130,51 @@ def test_larger_than_memory(scheduler, tmp_path):
     assert found["digest"] == "6a11c15f24b9eb3a427aa5f5c594f12c7bd890b0792630305369839213c59270"
 
 
-@pytest.mark.parametrize("memory_limit", [140_000_000])
-def test_too_little_memory(scheduler, tmp_path):
-    """Dask's workers then wait for each other, and are not waited for."""
-    write(tmp_path / "data", 150_000, 100)
-    options = ("--data", tmp_path / "data", "--numerics", "exact", "--steps", "2")
-    _, err = run(*options, "--engine", "dask", "--scheduler", scheduler[1], status=1)
+@pytest.mark.parametrize("worker_options", [("--memory-limit", "10 MB", NO_NANNY)])
+def test_too_little_memory(scheduler):
+    """Dask pauses its workers, which use more from the start, and they are not waited for."""
+    options = (*TUTORIAL, "--engine", "dask", "--scheduler", scheduler[1])
+    _, err = run(*options, status=1, timeout=150)
     assert err == (
-        "Error: all workers of Dask are paused, since their memory limit, 140 MB, is too small "
-        "for what they are and hold.\n"
+        "Error: 2 of 2 workers of Dask are paused and nothing advances, since their memory limit, "
+        "10 MB, is too small for what they are and hold.\n"
     )
+
+
+@pytest.mark.parametrize("worker_options", [("--memory-limit", "500 MB", NO_NANNY)])
+def test_paused_worker(scheduler, monkeypatch):
+    """Its tasks are waited for until no worker has anything to do but them."""
+    from distributed import Client, get_worker
+
+    from backends.workers import _dask_steps
+
+    monkeypatch.setattr(_dask_steps, "_SECONDS_BETWEEN_LOOKS", 1.0)
+    long = 8.0
+
+    def fill():
+        get_worker().held = b"1" * 450_000_000
+        time.sleep(long)
+
+    # A closed client ends the threads that still wait.
+    with ThreadPoolExecutor() as pool, Client(scheduler[1]) as client:
+        first, second = client.nthreads()
+        cluster = _dask_steps.Cluster(client, [first, second])
+
+        def wait_for(future):
+            return pool.submit(_dask_steps._wait_for, future, cluster)
+
+        filled = client.submit(fill, workers=[first])
+        stuck = client.submit(int, workers=[first])
+        wait_for(filled).result(timeout=100)
+        wait_for(client.submit(time.sleep, long, workers=[second])).result(timeout=100)
+        waiting = wait_for(stuck)
+        end = time.monotonic() + long
+        while time.monotonic() < end:
+            client.submit(int, workers=[second], pure=False).result(timeout=100)
+            time.sleep(0.1)
+        assert not waiting.done()
+        with pytest.raises(WorkerLost, match=r"^1 of 2 workers of Dask are paused .* 500 MB, is"):
+            waiting.result(timeout=100)
 
 
 def test_scheduler_with_too_few_workers(scheduler):
@@ -141,25 +200,27 @@ def wait_for_checkpoint(process, folder, step):
 def test_killed_worker(backend, tmp_path):
     """What it had is computed again, and the digest is that of an undisturbed run."""
     keep = ("--checkpoint", tmp_path, "--every", "1", "--json")
-    process = start("kernels", "train", *TUTORIAL, "--engine", "dask", "--workers", "3", *keep)
-    wait_for_checkpoint(process, tmp_path, 2)
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) == 3
-    workers[0].kill()
-    assert not (tmp_path / "step-00000010.safetensors").exists()
-    out, err = process.communicate(timeout=300)
+    options = (*TUTORIAL, "--engine", "dask", "--workers", "3", *keep)
+    with start("kernels", "train", *options) as process:
+        wait_for_checkpoint(process, tmp_path, 2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 3
+        workers[0].kill()
+        assert not (tmp_path / "step-00000010.safetensors").exists()
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out + err
     assert json.loads(out)["digest"] == COMMITTED
 
 
 def test_ctrl_c(backend, tmp_path):
     """A terminal sends it to the workers as well, which go on until the step is done."""
-    options = (*TUTORIAL[:-1], "100000", "--checkpoint", tmp_path, "--every", "1")
-    process = start("kernels", "train", *options, "--engine", "dask", "--workers", "2")
-    wait_for_checkpoint(process, tmp_path, 1)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=300)
+    keep = ("--checkpoint", tmp_path, "--every", "1")
+    options = (*TUTORIAL[:-1], "100000", "--engine", "dask", "--workers", "2", *keep)
+    with start("kernels", "train", *options) as process:
+        wait_for_checkpoint(process, tmp_path, 1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
     assert err.startswith("Interrupted after ")
     assert err.endswith(f"go on with --resume {tmp_path}.\n")
@@ -170,12 +231,11 @@ def test_lost_scheduler(scheduler, tmp_path):
     """One sentence, and the last checkpoint goes on to the same digest."""
     running, address = scheduler
     keep = ("--checkpoint", tmp_path / "kept", "--every", "1", "--json")
-    process = start(
-        "kernels", "train", *TUTORIAL, "--engine", "dask", "--scheduler", address, *keep
-    )
-    wait_for_checkpoint(process, tmp_path / "kept", 2)
-    running.send_signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
+    options = (*TUTORIAL, "--engine", "dask", "--scheduler", address, *keep)
+    with start("kernels", "train", *options) as process:
+        wait_for_checkpoint(process, tmp_path / "kept", 2)
+        running.send_signal(signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
     assert err == f"Error: the connection to the Dask scheduler {address} was lost.\n"
     options = ("--resume", tmp_path / "kept", "--engine", "dask", "--workers", "2")

@@ -35,7 +35,9 @@ READ = "read-"
 _STEPS_TO_REPEAT = 20
 
 _SECONDS_BETWEEN_LOOKS = 10.0
-_LOOKS_AT_PAUSED = 3
+_LOOKS_WITHOUT_PROGRESS = 3
+# The states of tasks that a worker, even a paused one, runs or receives.
+_BUSY = "executing", "flight"
 
 
 class Cluster(NamedTuple):
@@ -97,7 +99,7 @@ def compile_step(
         *futures, loss = _submit(steps[kind], arrays, f"{name}-{number}", cluster)
         value = dask.array.from_array(_wait_for(loss, cluster), chunks=())
         if number % _STEPS_TO_REPEAT == 0:
-            parameters = [sent(host, cluster) for host in cluster.client.gather(futures)]
+            parameters = [sent(_wait_for(future, cluster), cluster) for future in futures]
         else:
             parameters = [
                 _array({future.key: future}, like)
@@ -232,23 +234,34 @@ def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list
 
 
 def _wait_for(future: Any, cluster: Cluster) -> Any:
-    """Wait for a value, for as long as there are workers that work, and fetch it."""
-    paused = 0
+    """Wait for a value, for as long as there are workers that may come to it, and fetch it."""
+    client = cluster.client
+    looks, before = 0, None
     while True:
         try:
             return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
         except TimeoutError:
-            if not cluster.client.nthreads():
+            if not client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None
-            workers = cluster.client.scheduler_info(n_workers=-1).get("workers", {})
-            # Dask pauses those that use 0.8 of it, and lets them go on when they use less.
-            full = [worker for worker in workers.values() if worker["status"] == "paused"]
-            paused = paused + 1 if full and len(full) == len(workers) else 0
-            if paused == _LOOKS_AT_PAUSED:
-                limit = min(worker["memory_limit"] for worker in full)
+            workers = client.scheduler_info(n_workers=-1).get("workers", {}).values()
+            # Dask pauses those that use 0.8 of their limit, and lets them go on when they use less,
+            # such as after they have written to disk what they hold. Tasks that they were given
+            # wait for that.
+            paused = [worker for worker in workers if worker["status"] == "paused"]
+            metrics = [worker["metrics"] for worker in workers]
+            busy = any(of_one["task_counts"].get(state) for of_one in metrics for state in _BUSY)
+            progress = (
+                client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter),
+                [of_one["spilled_bytes"] for of_one in metrics],
+            )
+            looks = looks + 1 if paused and not busy and progress == before else 0
+            before = progress
+            if looks == _LOOKS_WITHOUT_PROGRESS:
+                limit = min(worker["memory_limit"] for worker in paused)
                 raise WorkerLost(
-                    "all workers of Dask are paused, since their memory limit, "
-                    f"{limit / 1e6:.0f} MB, is too small for what they are and hold"
+                    f"{len(paused)} of {len(workers)} workers of Dask are paused and nothing "
+                    f"advances, since their memory limit, {limit / 1e6:.0f} MB, is too small for "
+                    "what they are and hold"
                 ) from None
 
 
