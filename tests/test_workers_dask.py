@@ -131,9 +131,15 @@ def test_larger_than_memory(scheduler, tmp_path):
 
 
 @pytest.mark.parametrize("worker_options", [("--memory-limit", "10 MB", NO_NANNY)])
-def test_too_little_memory(scheduler):
-    """Dask pauses its workers, which use more from the start, and they are not waited for."""
-    options = (*TUTORIAL, "--engine", "dask", "--scheduler", scheduler[1])
+@pytest.mark.parametrize("labels", [False, True])
+def test_too_little_memory(scheduler, tmp_path, labels):
+    """Dask pauses its workers, which use more from the start, and they are not waited for.
+
+    Labels are read before the first step, to check them.
+    """
+    write(tmp_path / "data", 100, 20)
+    problem = ("--data", tmp_path / "data") if labels else TUTORIAL
+    options = (*problem, "--engine", "dask", "--scheduler", scheduler[1])
     _, err = run(*options, status=1, timeout=150)
     assert err == (
         "Error: 2 of 2 workers of Dask are paused and nothing advances, since their memory limit, "

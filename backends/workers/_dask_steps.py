@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import cloudpickle
 import dask.array
-import numpy
 from dask.core import flatten
 from distributed import Future
 
@@ -25,7 +24,7 @@ from kernels.network import Layer
 from . import WorkerLost
 from ._phases import Key, Phase, Program, one, phases, pick, run
 
-__all__ = ["READ", "Cluster", "compile_step", "fetched", "memory_used", "persisted", "sent"]
+__all__ = ["READ", "Cluster", "compile_step", "computed", "memory_used", "persisted", "sent"]
 
 # How the names of arrays begin whose blocks are read from a file.
 READ = "read-"
@@ -163,9 +162,10 @@ def sent(host: Any, cluster: Cluster) -> Any:
     return persisted(dask.array.from_array(host, chunks=-1), cluster)
 
 
-def fetched(a: Any, cluster: Cluster) -> Any:
-    """Compute an array and copy it to the host."""
-    return numpy.array(_wait_for(cluster.client.compute(a), cluster))
+def computed(graph: Any, keys: list[Key], cluster: Cluster, **_: Any) -> list[Any]:
+    """Compute as `Client.get` does, which would wait for ever for workers that are paused."""
+    futures = cluster.client.get(graph, keys, sync=False)
+    return [_wait_for(future, cluster) for future in futures]
 
 
 def memory_used() -> int:

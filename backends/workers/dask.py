@@ -51,9 +51,10 @@ def join(
         raise BackendUnavailable(
             "Dask's distributed is not installed: pip install array-api-kernels[dask]."
         ) from None
+    import dask
     import numpy
 
-    from ._dask_steps import READ, Cluster, compile_step, fetched, memory_used, persisted, sent
+    from ._dask_steps import READ, Cluster, compile_step, computed, memory_used, persisted, sent
 
     with ExitStack() as stack:
         # What it logs of workers that end, and of connections, is said below in a sentence.
@@ -79,6 +80,8 @@ def join(
             )
         count = count or len(workers)
         cluster = Cluster(client, list(workers)[:count])
+        # Whatever reads an array, such as the check of labels.
+        stack.enter_context(dask.config.set(scheduler=partial(computed, cluster=cluster)))
         used = client.run(memory_used, workers=cluster.addresses)
         room = min(
             _MEMORY_TO_FILL * (workers[address]["memory_limit"] or math.inf) - used[address]
@@ -106,9 +109,7 @@ def join(
         def compile(function: Callable[..., Any]) -> Callable[..., Any]:
             return compile_step(function, cluster, shard)
 
-        backend = place._replace(
-            asarray=asarray, to_numpy=partial(fetched, cluster=cluster), compile=compile
-        )
+        backend = place._replace(asarray=asarray, compile=compile)
         try:
             yield Workers(backend, shard, count, first=True)
         except (CommClosedError, FutureCancelledError, asyncio.CancelledError) as error:
