@@ -205,7 +205,7 @@ def _record(place: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 def _pool(place: Any) -> Any:
     """Make a graph whose memory others use too: none runs beside another or leaves results there.
 
-    It ends with the last graph that has it.
+    The memory is lost with the last graph that has it, so this one is kept.
     """
     import torch
 

@@ -11,11 +11,9 @@ from ._checks import check_alike, check_array, check_samples, check_shape
 from ._host import placement
 from ._typing import Array
 from .numerics import NATIVE, Numerics
+from .numerics.exact import MAX_K as _MOST_TERMS
 
 __all__ = ["softmax_cross_entropy", "squared_error"]
-
-# What exact numerics sum at most.
-_MOST_TERMS = 2**24
 
 
 def squared_error(

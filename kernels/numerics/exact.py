@@ -25,7 +25,8 @@ from .._host import placement
 from .._typing import Array
 from . import elementary
 
-_MAX_K = 2**24
+# The most terms of a sum.
+MAX_K = 2**24
 
 # Up to so many terms the error of one product is below that of a float32 sum.
 _MAX_K_OF_ONE = 1000
@@ -163,7 +164,7 @@ class Exact:
         xp = array_namespace(a)
         ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, **placement(a))
         total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
-        # Nothing is, but sums are often widened again.
+        # It changes nothing: sums are rounded to float32 and often widened again, see `_without`.
         total = _without(total, _TINY["float32"], xp) if a.dtype == xp.float32 else total
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
@@ -268,8 +269,8 @@ class Exact:
 
 def _bits(slices: tuple[int, int], k: int) -> tuple[int, int]:
     """Share the bits so that the slices of both operands keep equally many."""
-    if k > _MAX_K:
-        raise ValueError(f"expected sums of at most {_MAX_K} terms for exact numerics, got {k}")
+    if k > MAX_K:
+        raise ValueError(f"expected sums of at most {MAX_K} terms for exact numerics, got {k}")
     total = 53 - 2 * _half_bits(k)
     n_left, n_right = slices
     left = (n_right * total + n_right - n_left) // (n_left + n_right)
