@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, cast
 
@@ -13,7 +14,9 @@ from ._typing import Array
 from .numerics import NATIVE, Numerics
 from .numerics.exact import MAX_K as _MOST_TERMS
 
-__all__ = ["softmax_cross_entropy", "squared_error"]
+__all__ = ["Loss", "softmax_cross_entropy", "squared_error"]
+
+Loss = Callable[..., tuple[Array, Array]]
 
 
 def squared_error(
@@ -50,8 +53,7 @@ def squared_error(
     _check_prediction("the prediction", prediction)
     check_alike("target", target, "the prediction", prediction)
     check_shape("target", target, tuple(prediction.shape))
-    difference = numerics.subtract(prediction, target)
-    return _dot(difference, difference, numerics), 2.0 * difference
+    return _squared_error(prediction, target, numerics=numerics)
 
 
 def softmax_cross_entropy(
@@ -96,6 +98,29 @@ def softmax_cross_entropy(
     check_samples("target", target, "the logits", logits)
     if logits.shape[1] == 0:
         raise ValueError(f"expected at least one class, got logits of shape {tuple(logits.shape)}")
+    if array_namespace(logits).isdtype(target.dtype, "integral"):
+        check_shape("target", target, (logits.shape[0],))
+    else:
+        check_alike("target", target, "the logits", logits)
+        check_shape("target", target, tuple(logits.shape))
+    return _softmax_cross_entropy(logits, target, numerics=numerics)
+
+
+def unchecked(loss: Loss) -> Loss:
+    """Return a loss without its checks, for input like that of an earlier call."""
+    if loss is squared_error:
+        return _squared_error
+    return _softmax_cross_entropy if loss is softmax_cross_entropy else loss
+
+
+def _squared_error(prediction: Array, target: Array, *, numerics: Numerics) -> tuple[Array, Array]:
+    difference = numerics.subtract(prediction, target)
+    return _dot(difference, difference, numerics), 2.0 * difference
+
+
+def _softmax_cross_entropy(
+    logits: Array, target: Array, *, numerics: Numerics
+) -> tuple[Array, Array]:
     xp = array_namespace(logits)
     n = logits.shape[0]
     p = _probabilities(logits, target, xp)
@@ -120,10 +145,7 @@ def _check_prediction(name: str, prediction: Array) -> None:
 
 def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
     if not xp.isdtype(target.dtype, "integral"):
-        check_alike("target", target, "the logits", logits)
-        check_shape("target", target, tuple(logits.shape))
         return target
-    check_shape("target", target, (logits.shape[0],))
     classes = xp.arange(logits.shape[1], dtype=target.dtype, **placement(logits))
     target = xp.reshape(target, (-1, 1))
     one_hot = xp.astype(target == classes, logits.dtype)
@@ -134,10 +156,11 @@ def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
 def _dot(a: Array, b: Array, numerics: Numerics) -> Array:
     """Sum the products of all elements, as a matrix product with one row and one column."""
     xp = array_namespace(a)
-    a, b = xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1))
-    n = a.shape[1]
+    row = xp.reshape(a, (1, -1))
+    column = row.T if b is a else xp.reshape(b, (-1, 1))
+    n = row.shape[1]
     if n <= _MOST_TERMS:
-        return cast(Array, xp.reshape(numerics.matmul(a, b), ()))
+        return cast(Array, xp.reshape(numerics.matmul(row, column), ()))
     parts = (slice(i, min(i + _MOST_TERMS, n)) for i in range(0, n, _MOST_TERMS))
-    total = reduce(numerics.add, (numerics.matmul(a[:, part], b[part, :]) for part in parts))
+    total = reduce(numerics.add, (numerics.matmul(row[:, part], column[part, :]) for part in parts))
     return cast(Array, xp.reshape(total, ()))

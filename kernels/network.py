@@ -7,7 +7,7 @@ the arrays, and everything that multiplies or sums goes through `numerics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -24,13 +24,12 @@ from ._checks import (
 )
 from ._host import placement
 from ._typing import Array
-from .losses import squared_error
+from .losses import Loss, squared_error
 from .numerics import NATIVE, Numerics
 from .random import uniform
 
 __all__ = [
     "Layer",
-    "Loss",
     "backward",
     "backward_to_input",
     "forward",
@@ -38,8 +37,6 @@ __all__ = [
     "step",
     "update",
 ]
-
-Loss = Callable[..., tuple[Array, Array]]
 
 
 class Layer(NamedTuple):
@@ -147,7 +144,7 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
     """
     check_layers(layers)
     check_input(layers, x)
-    return _forward(layers, x, x, numerics)
+    return _forward(layers, x, x, numerics, array_namespace(x))
 
 
 def backward(
@@ -199,7 +196,8 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    return _backward(layers, activations, activations[0].T, gradient, numerics)[0]
+    xp = array_namespace(gradient)
+    return _backward(layers, activations, activations[0].T, gradient, numerics, xp)[0]
 
 
 def backward_to_input(
@@ -239,7 +237,8 @@ def backward_to_input(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    gradients, first = _backward(layers, activations, activations[0].T, gradient, numerics)
+    xp = array_namespace(gradient)
+    gradients, first = _backward(layers, activations, activations[0].T, gradient, numerics, xp)
     return gradients, numerics.matmul(first, layers[0].weight.T)
 
 
@@ -358,19 +357,19 @@ def train(
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Take one step as `step` does, unchecked; `operands` are x and x.T, prepared."""
+    xp = array_namespace(x)
     forth, back = operands or (x, x.T)
-    activations = _forward(layers, x, forth, numerics)
+    activations = _forward(layers, x, forth, numerics, xp)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.multiply(gradient, -learning_rate)
-    changes, _ = _backward(layers, activations, back, gradient, numerics)
+    changes, _ = _backward(layers, activations, back, gradient, numerics, xp)
     return _add(layers, changes, numerics), value
 
 
 def _forward(
-    layers: Sequence[Layer], x: Array, operand: Any, numerics: Numerics
+    layers: Sequence[Layer], x: Array, operand: Any, numerics: Numerics, xp: Any
 ) -> tuple[Array, ...]:
     """Compute the activations; `operand` is x, prepared or not."""
-    xp = array_namespace(x)
     activations = [x]
     for i, (weight, bias) in enumerate(layers):
         a = numerics.matmul(operand if i == 0 else activations[i], weight)
@@ -398,21 +397,22 @@ def _backward(
     operand: Any,
     gradient: Array,
     numerics: Numerics,
+    xp: Any,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute the gradients of the parameters, and that of the first pre-activation.
 
     `operand` is activations[0].T, prepared or not.
     """
-    xp = array_namespace(gradient)
     gradients: list[Layer] = []
     for i in reversed(range(len(layers))):
-        weight = numerics.matmul(operand if i == 0 else activations[i].T, gradient)
-        bias = None if layers[i].bias is None else numerics.sum(gradient, axis=0)
-        gradients.append(Layer(weight, bias))
+        weight, bias = layers[i]
+        change = numerics.matmul(operand if i == 0 else activations[i].T, gradient)
+        bias_change = None if bias is None else numerics.sum(gradient, axis=0)
+        gradients.append(Layer(change, bias_change))
         if i > 0:
-            gradient = numerics.matmul(gradient, layers[i].weight.T)
+            gradient = numerics.matmul(gradient, weight.T)
             # A product, since choosing element by element is slow in NumPy.
-            gradient = gradient * xp.astype(activations[i] > 0.0, gradient.dtype)
+            gradient *= xp.astype(activations[i] > 0.0, gradient.dtype)
     return tuple(reversed(gradients)), gradient
 
 
@@ -420,10 +420,10 @@ def _add(
     layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
 ) -> tuple[Layer, ...]:
     """Add the layers to the changes, in the memory of these: new memory costs a library time."""
-    return tuple(
-        Layer(
-            numerics.add(change.weight, layer.weight),
-            None if change.bias is None else numerics.add(change.bias, cast(Array, layer.bias)),
-        )
-        for layer, change in zip(layers, changes, strict=True)
-    )
+    updated = []
+    for (weight, bias), (change, bias_change) in zip(layers, changes, strict=True):
+        change = numerics.add(change, weight)
+        if bias is not None:
+            bias_change = numerics.add(cast(Array, bias_change), bias)
+        updated.append(Layer(change, bias_change))
+    return tuple(updated)

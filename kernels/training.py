@@ -18,8 +18,8 @@ from ._checks import (
 )
 from ._host import placement
 from ._typing import Array
-from .losses import softmax_cross_entropy, squared_error
-from .network import Layer, Loss, train
+from .losses import Loss, softmax_cross_entropy, squared_error, unchecked
+from .network import Layer, train
 from .numerics import NATIVE, Numerics
 from .random import numbers_of, shuffle
 
@@ -160,6 +160,9 @@ def fit(
                 progress(len(losses), value)
             except StopIteration:
                 break
+        if compile is None and len(losses) == 1:
+            settings["loss"] = unchecked(loss)
+            train_batch = partial(train, **settings)
     return Fit(trained, xp.stack(losses))
 
 

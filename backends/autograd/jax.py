@@ -10,7 +10,7 @@ import jax
 
 import kernels
 from kernels import NATIVE, Layer
-from kernels.network import Loss
+from kernels.losses import Loss
 from kernels.numerics import Numerics
 
 __all__ = ["loss_of", "predict"]

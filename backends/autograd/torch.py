@@ -9,7 +9,7 @@ import torch
 
 import kernels
 from kernels import NATIVE, Layer
-from kernels.network import Loss
+from kernels.losses import Loss
 from kernels.numerics import Numerics
 
 __all__ = ["Network", "loss_of", "predict"]

@@ -12,7 +12,7 @@ from typing import Any, cast
 import kernels
 from kernels import Layer
 from kernels._typing import Array
-from kernels.network import Loss
+from kernels.losses import Loss
 from kernels.numerics import NATIVE, Numerics
 
 __all__ = ["forward_model", "step_model"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._typing import Array
-from ..losses import softmax_cross_entropy, squared_error
-from ..network import Loss, init
+from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..network import init
 from .common import CliError
 from .problems import Preparation, Problem, split
 

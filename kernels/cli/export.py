@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..losses import softmax_cross_entropy, squared_error
-from ..network import Layer, Loss
+from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..network import Layer
 from ..storage import load
 from .common import (
     DTYPES,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from backends import Backend
 
 from .._typing import Array
-from ..losses import softmax_cross_entropy, squared_error
-from ..network import Layer, Loss, forward
+from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..network import Layer, forward
 from ..training import batches
 from .cases import sizes_of
 from .problems import Problem

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from .. import random
 from .._typing import Array
-from ..losses import softmax_cross_entropy, squared_error
-from ..network import Layer, Loss, init
+from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..network import Layer, init
 
 
 class Preparation(NamedTuple):

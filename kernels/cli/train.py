@@ -16,8 +16,8 @@ from backends.workers import ENGINES, Workers
 
 from .._typing import Array
 from ..digest import digest
-from ..losses import softmax_cross_entropy, squared_error
-from ..network import Layer, Loss
+from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..network import Layer
 from ..storage import load
 from ..storage import save as save_network
 from ..training import fit, steps_of
