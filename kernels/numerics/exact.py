@@ -29,7 +29,7 @@ from . import elementary
 MAX_K = 2**24
 
 # Up to so many terms the error of one product is below that of a float32 sum.
-_MAX_K_OF_ONE = 1000
+_MAX_K_OF_ONE = 1024
 
 
 class _Scheme(NamedTuple):
@@ -88,7 +88,7 @@ class Exact:
     ========  ===================  ========================  =============================
     products  slices, left, right  bits of a left slice      used by default for
     ========  ===================  ========================  =============================
-    1         1, 1                 floor(B / 2)              float32, k of at most 1000
+    1         1, 1                 floor(B / 2)              float32, k of at most 1024
     2         2, 1                 floor((B - 1) / 3)        float32, k above that
     3         2, 2                 floor(B / 2)
     5         3, 2                 floor((2 B - 1) / 5)      float64
@@ -311,9 +311,7 @@ def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     shift = shift - largest * 2.0**-11
     magnitudes -= shift
     magnitudes *= magnitudes
-    ones = xp.ones((1, k), dtype=xp.float64, **placement(a))
-    # A product, since sums along the first axis are slow in several libraries.
-    squares = magnitudes @ ones.T if side == 0 else xp.max(ones @ magnitudes)
+    squares = xp.sum(magnitudes, **rows) if side == 0 else xp.max(xp.sum(magnitudes, axis=0))
     norm = xp.sqrt(squares + (floor * 2.0**h) ** 2)
     return _power_of_two(norm * (2.0**-h * (1 + 2.0**-51)))
 
