@@ -401,6 +401,49 @@ def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size)
                 assert_close(many.losses, other.losses, rtol=1e-4, atol=1e-5)
 
 
+WEIGHT = 1.0
+
+
+def weighted(prediction, target, *, numerics):
+    value, gradient = kernels.squared_error(prediction, target, numerics=numerics)
+    return WEIGHT * value, WEIGHT * gradient
+
+
+@pytest.mark.library("torch")
+def test_compiled_loss_follows_its_globals(backend, asarray, monkeypatch):
+    """What torch checks before a call is left out for this project's modules alone."""
+    torch_backend = pytest.importorskip("backends.torch")
+    if not hasattr(pytest.importorskip("torch").compiler, "skip_guard_on_globals_unsafe"):
+        pytest.skip("this torch cannot leave checks out")
+    left_out = []
+
+    def guards_kept(guards, original=torch_backend._guards_kept):
+        kept = original(guards)
+        left_out.extend(guard.name for guard, keep in zip(guards, kept, strict=True) if not keep)
+        return kept
+
+    monkeypatch.setattr(torch_backend, "_guards_kept", guards_kept)
+    layers, x, y = data(asarray, "float32")
+    for weight in (1.0, 3.0):
+        monkeypatch.setitem(globals(), "WEIGHT", weight)
+        compiled, plain = (
+            kernels.fit(
+                layers,
+                x,
+                y,
+                learning_rate=0.01,
+                steps=1,
+                loss=weighted,
+                compile=compile,
+                progress=lambda *_: None,
+            )
+            for compile in (backend.compile, None)
+        )
+        assert_networks_close(compiled.layers, plain.layers, rtol=1e-4, atol=1e-5)
+        assert_close(compiled.losses, plain.losses, rtol=1e-4, atol=1e-5)
+    assert any("_forward" in name for name in left_out)
+
+
 @pytest.mark.library("jax", "torch")
 def test_other_networks_between_many_steps(backend, asarray, dtype):
     """What is kept for one network is not what another, or its own inputs, are trained on."""
