@@ -96,7 +96,8 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _guards_kept(guards: Sequence[Any]) -> list[bool]:
     """Leave out that these modules are as they were: two thirds of what a call checks first."""
-    unchanged = tuple(f"G['__{name}" for name in ("import_kernels", "import_array_api", "builtins"))
+    modules = ("import_kernels_dot_", "import_array_api_compat", "builtins")
+    unchanged = tuple(f"G['__{name}" for name in modules)
     return [not guard.name.startswith(unchanged) for guard in guards]
 
 
