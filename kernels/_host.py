@@ -43,6 +43,9 @@ def to_host(a: Array) -> array.array[float]:
 def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> Array:
     """Build an array from the bytes of `to_host`, with the namespace and device of `like`."""
     xp = array_namespace(like)
+    if 0 in shape:
+        # torch makes no array of an empty buffer.
+        return cast(Array, xp.zeros(tuple(shape), dtype=getattr(xp, dtype), **placement(like)))
     values: array.array[float] = array.array(_TYPECODES[dtype])
     values.frombytes(data)
     a = xp.asarray(_little_endian(values), dtype=getattr(xp, dtype), **placement(like))

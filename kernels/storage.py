@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ._checks import check_array, check_layers
 from ._host import dtype_name, from_host, to_host
@@ -18,12 +21,22 @@ __all__ = ["load", "save"]
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
+# The text of a file that holds the SHA-256 of its bytes, with the digits as zeros.
+_SEAL = "sha256_of_file"
+_NO_DIGITS = b"0" * 64
+
 
 def save(path: str | os.PathLike[str], layers: Sequence[Layer]) -> None:
     """Write a network to a safetensors file, with tensors `layers.0.weight`, `layers.0.bias`, ...
 
-    The file is written under a temporary name in the same folder and then renamed, so that a
-    crash leaves an older file of that name whole.
+    The file's metadata has one text, `sha256_of_file`: the SHA-256 of all bytes of the file, header
+    and numbers, with its own 64 digits as zeros. `load` checks it. It covers infinities, NaN and
+    the signs of zeros, and equal networks give equal files.
+
+    The path is taken as `open(path, "w")` takes it: symbolic links stay and what they name is
+    written, a file keeps its mode, and a pipe or a device is written to. A plain file is written
+    under a temporary name in its folder and then renamed, so that a crash leaves an older one
+    whole; this needs permission to write into the folder, and other hard links keep the older one.
 
     Parameters
     ----------
@@ -60,7 +73,10 @@ def save(path: str | os.PathLike[str], layers: Sequence[Layer]) -> None:
 
 
 def load(path: str | os.PathLike[str], *, like: Array) -> tuple[Layer, ...]:
-    """Read a network that `save` wrote.
+    """Read a network that `save` wrote, if not a byte of the file has changed.
+
+    Files without the text `sha256_of_file`, of other programs or older versions, are read
+    unchecked.
 
     Parameters
     ----------
@@ -74,7 +90,8 @@ def load(path: str | os.PathLike[str], *, like: Array) -> tuple[Layer, ...]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not a safetensors file, or does not hold a network of the dtype of `like`.
+        If it is not a safetensors file, is damaged, or does not hold a network of the dtype of
+        `like`. The message names the file.
     TypeError
         If the dtype of `like` is neither float32 nor float64.
     ModuleNotFoundError
@@ -104,6 +121,13 @@ def layers_of(
 ) -> tuple[Layer, ...]:
     """Make a network of the tensors that `read_tensors` read from `path`; see `load`."""
     expected = dtype_name(like)
+    try:
+        return _layers_of(tensors, expected, like)
+    except ValueError as error:
+        raise ValueError(f"{error} in {path}") from error
+
+
+def _layers_of(tensors: Mapping[str, Any], expected: str, like: Array) -> tuple[Layer, ...]:
     rest = dict(tensors)
     layers: list[Layer] = []
     while f"layers.{len(layers)}.weight" in rest:
@@ -113,8 +137,7 @@ def layers_of(
             tensor = rest.pop(name, None)
             if tensor is not None and tensor["dtype"] != _DTYPES[expected]:
                 raise ValueError(
-                    f"expected {expected} weights, as `like`, got {tensor['dtype']} for {name} "
-                    f"in {path}"
+                    f"expected {expected} weights, as `like`, got {tensor['dtype']} for {name}"
                 )
             parameters.append(
                 None
@@ -125,7 +148,7 @@ def layers_of(
     if rest or not layers:
         raise ValueError(
             f"expected a network of tensors layers.0.weight, layers.0.bias, ..., got "
-            f"{sorted(rest) or 'no tensors'} in {path}"
+            f"{sorted(rest) or 'no tensors'}"
         )
     check_layers(layers)
     return tuple(layers)
@@ -134,11 +157,12 @@ def layers_of(
 def write_tensors(
     path: str | os.PathLike[str],
     arrays: Mapping[str, Array],
-    metadata: dict[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write float32 and float64 arrays by name, and texts, to a safetensors file: all or nothing.
+    """Write float32 and float64 arrays and texts by name to a safetensors file; see `save`.
 
-    Until it is whole and on the disk the file lies beside `path`, under the name `.NAME.*`.
+    Until it is whole and on the disk the file lies beside its place, under a name of at most as
+    many characters that begins with a dot and all of its own name but the last ten characters.
     """
     import safetensors
 
@@ -154,20 +178,61 @@ def write_tensors(
             )
             for name, a in arrays.items()
         },
-        metadata,
+        {**(texts or {}), _SEAL: _NO_DIGITS.decode()},
     )
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Quotation marks inside texts are escaped, so that no text holds this.
+    name = f'"{_SEAL}":"'.encode()
+    _write(path, data, data.index(name) + len(name))
+
+
+def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:
+    """Write bytes, with their hash at `seal`, as `open(path, "w")` would; a file all or nothing."""
+
+    def write(file: BinaryIO) -> None:
+        view = memoryview(data)
+        file.writelines((view[:seal], digits, view[seal + len(digits) :]))
+
+    digits = _hash(data, seal).encode()
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        before = os.stat(path)
+    except FileNotFoundError:
+        before = None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        # Pipes and devices take bytes as they come; folders raise.
+        with open(path, "wb") as file:
+            write(file)
+        return
+    target = Path(os.path.realpath(path))
+    if before is not None:
+        # To rename over a file takes no permission to change it.
+        os.close(os.open(target, os.O_WRONLY))
+    temporary = target.with_name(f".{target.name[:-10]}.{secrets.token_hex(4)}")
+    # Here, so that what else may have this name is not removed below.
+    file = open(temporary, "xb")  # noqa: SIM115
+    try:
+        with file:
+            if before is not None:
+                _pass_on(before, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
-    _flush_folder(path.parent)
+    _flush_folder(target.parent)
+
+
+def _pass_on(before: os.stat_result, file: BinaryIO) -> None:
+    """Give a file the owner, as far as that is permitted, and the mode of another."""
+    now = os.fstat(file.fileno())
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        for owner in ((-1, before.st_gid), (before.st_uid, -1)):
+            with suppress(PermissionError):
+                os.chown(file.name, *owner)
+    # After the owner, whose change takes bits away; some file systems have but one mode.
+    if os.fstat(file.fileno()).st_mode != before.st_mode:
+        os.chmod(file.name, stat.S_IMODE(before.st_mode))
 
 
 def _flush_folder(folder: Path) -> None:
@@ -185,11 +250,46 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     """Read the tensors, as safetensors describes them, and the texts of a file; see `load`."""
     import safetensors
 
-    data = Path(path).read_bytes()
+    with _named(path):
+        data = Path(path).read_bytes()
     try:
         tensors = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise ValueError(f"expected a safetensors file, got {path}: {error}") from error
     # The length of the header, the header, the tensors.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    texts: dict[str, str] = header.get("__metadata__") or {}
+    _check_seal(data, texts, path)
+    return tensors, {name: text for name, text in texts.items() if name != _SEAL}
+
+
+def _check_seal(data: bytes, texts: Mapping[str, str], path: str | os.PathLike[str]) -> None:
+    """Raise ValueError if a file that `write_tensors` wrote has changed since."""
+    # Damage to the name of the hash is no way around it: lengths stay as they are.
+    sealed = (len(_SEAL), len(_NO_DIGITS))
+    for name, written in texts.items():
+        if (len(name), len(written)) == sealed:
+            found = _hash(data, data.find(written.encode()))
+            if found != written:
+                raise ValueError(
+                    f"expected bytes of SHA-256 {written}, as was written into {path}, got "
+                    f"{found}: it has changed since"
+                )
+
+
+def _hash(data: bytes, seal: int) -> str:
+    """Hash a file without the digits at `seal`."""
+    view, sha = memoryview(data), hashlib.sha256()
+    for part in (view[:seal], _NO_DIGITS, view[seal + len(_NO_DIGITS) :]):
+        sha.update(part)
+    return sha.hexdigest()
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the name of a file into errors without one, such as those of a disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 
@@ -231,7 +232,7 @@ def test_crash_leaves_the_old_file_whole(asarray, dtype, like, path, monkeypatch
         raise error("no space left on device")
 
     if fault == "write":
-        monkeypatch.setattr(os, "fdopen", _failing_fdopen(fail))
+        monkeypatch.setattr("kernels.storage.open", _failing_open(fail), raising=False)
     else:
         monkeypatch.setattr(os, "fsync" if fault == "fsync" else "replace", fail)
     with pytest.raises(error, match="no space left"):
@@ -241,14 +242,13 @@ def test_crash_leaves_the_old_file_whole(asarray, dtype, like, path, monkeypatch
     assert path.read_bytes() == before
 
 
-def _failing_fdopen(fail):
-    fdopen = os.fdopen
-
+def _failing_open(fail):
     def opened(*args, **kwargs):
-        file = fdopen(*args, **kwargs)
+        file = open(*args, **kwargs)  # noqa: SIM115
 
         class Failing:
-            write = staticmethod(fail)
+            writelines = staticmethod(fail)
+            name, fileno = file.name, file.fileno
 
             def __enter__(self):
                 return self
@@ -276,6 +276,185 @@ kernels.save(sys.argv[1], kernels.init((3, 2), like=np.zeros(0), seed=1))
     like = np.zeros(0)
     loaded = kernels.load(path, like=like)
     assert_networks_identical(loaded, kernels.init((3, 2), like=like))
+
+
+NETWORK = network(np.asarray, "float32")
+LIKE = np.zeros(0, "float32")
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["finite", "not finite"])
+def test_no_flipped_bit_is_loaded(path, kind):
+    layers = NETWORK
+    if kind == "not finite":
+        layers = (Layer(np.asarray([[math.inf, math.nan, -0.0]], "float32")),)
+    kernels.save(path, layers)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        path.write_bytes(flipped(whole, bit))
+        with pytest.raises(ValueError, match=r"net\.safetensors"):
+            kernels.load(path, like=LIKE)
+
+
+def test_no_random_damage_is_loaded(path):
+    """The name of the hash in the header is damaged too, in every fifth of these files."""
+    kernels.save(path, (Layer(np.zeros((1, 1), "float32")),))
+    whole = path.read_bytes()
+    name = whole.index(b"sha256_of_file")
+    rng = np.random.default_rng(0)
+    for trial in range(1000):
+        damaged = flipped(whole, int(rng.integers(8 * len(whole) - 32, 8 * len(whole))))
+        for _ in range(trial % 4):
+            damaged = flipped(damaged, int(rng.integers(8 * len(whole))))
+        if trial % 5 == 0:
+            damaged = flipped(damaged, 8 * (name + int(rng.integers(14))))
+        if damaged == whole:
+            continue
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"net\.safetensors"):
+            kernels.load(path, like=LIKE)
+
+
+def test_damage_is_told_by_the_hashes(path):
+    kernels.save(path, NETWORK)
+    whole = path.read_bytes()
+    damaged = flipped(whole, 8 * len(whole) - 1)
+    path.write_bytes(damaged)
+    at = whole.index(b'"sha256_of_file":"') + 18
+    written = whole[at : at + 64].decode()
+    # As the docstring of `save` says.
+    found = [
+        hashlib.sha256(data[:at] + b"0" * 64 + data[at + 64 :]).hexdigest()
+        for data in (whole, damaged)
+    ]
+    assert found[0] == written
+    message = f"bytes of SHA-256 {written}, as was written into .*net.safetensors, got {found[1]}: "
+    with pytest.raises(ValueError, match=message):
+        kernels.load(path, like=LIKE)
+
+
+@pytest.mark.parametrize("texts", [None, {"format": "pt"}, {"model": "a" * 64}])
+def test_files_without_a_hash_are_read(path, texts):
+    from safetensors.numpy import save_file
+
+    names = [f"layers.{i}.{field}" for i in (0, 1) for field in Layer._fields]
+    save_file(dict(zip(names, parameters(NETWORK), strict=True)), path, texts)
+    assert_networks_identical(kernels.load(path, like=LIKE), NETWORK)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
+def test_layers_without_weights(asarray, dtype, like, path, shape):
+    layers = (Layer(asarray(np.zeros(shape), dtype), asarray(np.ones(shape[1]), dtype)),)
+    kernels.save(path, layers)
+    assert_networks_identical(kernels.load(path, like=like), layers)
+
+
+def assert_saves(path):
+    kernels.save(path, NETWORK)
+    assert_networks_identical(kernels.load(path, like=LIKE), NETWORK)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "dangling"])
+def test_symbolic_links_stay(path, there):
+    folder = path.parent / "folder"
+    folder.mkdir()
+    target, link = folder / "target", path.parent / "link"
+    link.symlink_to(os.path.join("folder", "target"))
+    path.symlink_to("link")
+    if there:
+        target.write_bytes(b"older")
+    assert_saves(path)
+    assert os.readlink(path) == "link"
+    assert os.readlink(link) == os.path.join("folder", "target")
+    assert not target.is_symlink()
+    assert os.listdir(folder) == ["target"]
+    assert sorted(os.listdir(path.parent)) == ["folder", "link", path.name]
+
+
+def test_links_that_lead_nowhere(path):
+    path.symlink_to(path.name)
+    with pytest.raises(OSError, match=r"symbolic links.*net\.safetensors"):
+        kernels.save(path, NETWORK)
+    assert path.is_symlink()
+
+
+def test_a_pipe_is_written_to(path):
+    expected = path.with_name("file")
+    kernels.save(expected, NETWORK)
+    os.mkfifo(path)
+    # Writing does not wait: a pipe has room for more than this network.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        kernels.save(path, NETWORK)
+        assert stat.S_ISFIFO(path.stat().st_mode)
+        assert pipe.read() == expected.read_bytes()
+
+
+def test_a_device_is_written_to(path):
+    # By a link, so that it is safe should this fail.
+    path.symlink_to(os.devnull)
+    kernels.save(path, NETWORK)
+    assert path.is_symlink()
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        kernels.save(path, NETWORK)
+    assert path.is_symlink()
+
+
+def test_a_folder_is_not_written_to(path):
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"net\.safetensors"):
+        kernels.save(path, NETWORK)
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_modes_are_those_of_open(path):
+    kernels.save(path, NETWORK)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for mode in (0o644, 0o600, 0o755):
+        path.chmod(mode)
+        kernels.save(path, NETWORK)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_file_keeps_its_owner(path):
+    path.touch()
+    try:
+        os.chown(path, 12345, 23456)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+    kernels.save(path, NETWORK)
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
+
+
+def test_a_file_that_may_not_be_changed(path):
+    path.write_bytes(b"precious")
+    path.chmod(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("root may change every file")
+    with pytest.raises(PermissionError, match=r"net\.safetensors"):
+        kernels.save(path, NETWORK)
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["n", "n" * 250, "n" * 255, "\u20ac" * 85])
+def test_every_legal_name(path, name):
+    assert_saves(path.with_name(name))
+    assert_saves(path.with_name(name))
+    assert os.listdir(path.parent) == [name]
 
 
 def test_save_into_a_folder_that_is_not_there(like, path):
@@ -366,7 +545,7 @@ WRONG = {
 def test_load_of_other_tensors(asarray, path, wrong):
     tensors, message = WRONG[wrong]
     path.write_bytes(raw(tensors))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{message}.* in .*net\.safetensors"):
         kernels.load(path, like=asarray(np.zeros(0), "float32"))
 
 

@@ -139,13 +139,16 @@ def prepare(folder: Path, *, resumed: bool) -> None:
             f"expected a folder without checkpoints as --checkpoint, got {folder} with one of "
             f"step {_step(found[-1])}: go on from it with --resume {folder}"
         )
-    for path in folder.glob(".step-*.safetensors.*"):
+    # By `write_tensors`, here and as older versions named them.
+    for path in folder.glob(".step-[0-9]*.s*.*"):
         path.unlink()
     tempfile.TemporaryFile(dir=folder).close()
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, and remove all but this one and the one before it.
+    """Write a checkpoint, and remove all but this one and the last whole one before it.
+
+    To know that it is whole it is read, since those not whole take no place.
 
     Raises
     ------
@@ -159,11 +162,21 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         {**tensors_of(checkpoint.layers), "losses": checkpoint.losses},
         _sealed(checkpoint.layers, checkpoint.losses, settings),
     )
+    files = _files(folder)
+    before = (path for path in reversed(files) if _step(path) < step and _is_whole(path))
+    kept = next(before, None)
     # Those after it were damaged, or training would have gone on from them.
-    before = [path for path in _files(folder) if _step(path) < step]
-    for path in _files(folder):
-        if path not in before[-1:] and _step(path) != step:
+    for path in files:
+        if path != kept and _step(path) != step:
             path.unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _read(path: Path) -> Checkpoint:
