@@ -81,9 +81,12 @@ def _namespace() -> Any:
     def sum(a: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
         return paddle.sum(a, axis, keepdim=keepdims)
 
+    def where(condition: Any, x: Any, y: Any, /) -> Any:
+        return paddle.where(condition, x, paddle.full_like(x, y) if isinstance(y, float) else y)
+
     xp = types.ModuleType("paddle")
     vars(xp).update(vars(paddle))
-    vars(xp).update((f.__name__, f) for f in (astype, isdtype, argsort, take, max, sum))
+    vars(xp).update((f.__name__, f) for f in (astype, isdtype, argsort, take, max, sum, where))
     tensor = paddle.Tensor
     tensor.__array_namespace__ = namespace
     # Their own take no Python number on the right.

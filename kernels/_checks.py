@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Any, cast
 
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
 
 from ._typing import Array
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def check_array(name: str, array: Array) -> None:
     """Raise TypeError unless `array` is an array of a real floating dtype."""
-    if not is_array_api_obj(array):
+    if not _is_array(array):
         raise TypeError(
             f"expected {name} to be an array of a library that follows the Array API standard, "
             f"got {type(array).__name__}"
@@ -51,13 +53,21 @@ def check_device(name: str, array: Array, reference_name: str, reference: Array)
 
 
 def _check_library(name: str, array: Array, reference_name: str, reference: Array) -> None:
-    if not is_array_api_obj(array):
+    if not _is_array(array):
         raise TypeError(f"expected {name} to be an array, got {type(array).__name__}")
     expected, got = array_namespace(reference), array_namespace(array)
     if got is not expected:
         raise TypeError(
             f"expected {name} from {_library(expected)}, as {reference_name}, got {_library(got)}"
         )
+
+
+def _is_array(a: Any) -> bool:
+    """Tell an array from what only looks like one.
+
+    A subclass of NumPy's with a priority, such as a masked array, has an arithmetic of its own.
+    """
+    return is_array_api_obj(a) and not (is_numpy_array(a) and a.__array_priority__ > 0.0)
 
 
 def _library(xp: Any) -> str:
@@ -168,29 +178,46 @@ def check_samples(name: str, y: Array, reference_name: str, x: Array) -> None:
 def check_labels(y: Array, classes: int) -> None:
     """Raise ValueError if a class index is out of range. This reads the labels' values."""
     xp = array_namespace(y)
-    low, high = int(xp.min(y)), int(xp.max(y))
+    labels = to_signed(y)
+    low, high = int(xp.min(labels)), int(xp.max(labels))
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
+        if "uint" in str(y.dtype):
+            wrong %= 2**64 if labels.dtype == xp.int64 else 2**32
         raise ValueError(
             f"expected labels in [0, {classes}), as the network has {classes} outputs, got {wrong}"
         )
 
 
-def check_learning_rate(learning_rate: float) -> None:
-    """Raise unless the learning rate is a finite number."""
+def to_signed(labels: Array) -> Array:
+    """Convert integers to int32 or int64, where every class has a number.
+
+    Some libraries do not compare unsigned integers. Those too large to convert become negative: out
+    of range as before.
+    """
+    xp = array_namespace(labels)
+    wide = labels.dtype in (xp.int64, getattr(xp, "uint64", None))
+    return cast(Array, xp.astype(labels, xp.int64 if wide else xp.int32))
+
+
+def to_learning_rate(number: Any) -> float:
+    """Convert a finite real number, such as NumPy's, to Python's, which changes no dtype."""
+    if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
+        raise TypeError(f"expected a learning rate that is a real number, got {number!r}")
     try:
-        finite = math.isfinite(learning_rate)
-    except TypeError:
-        raise TypeError(
-            f"expected a learning rate that is a real number, got {learning_rate!r}"
-        ) from None
-    if not finite:
-        raise ValueError(f"expected a finite learning rate, got {learning_rate}")
+        rate = float(number)
+    except OverflowError:
+        rate = math.inf
+    if not math.isfinite(rate):
+        raise ValueError(f"expected a finite learning rate, got {number}")
+    return rate
 
 
 def to_integer(name: str, number: Any) -> int:
     """Convert any integer, such as NumPy's, to Python's, which cannot overflow."""
     try:
+        if isinstance(number, bool):
+            raise TypeError
         return operator.index(number)
     except TypeError:
         raise TypeError(f"expected {name} to be an integer, got {number!r}") from None

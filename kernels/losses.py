@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_alike, check_array, check_samples, check_shape
+from ._checks import check_alike, check_array, check_samples, check_shape, to_signed
 from ._host import placement
 from ._typing import Array
 from .numerics import NATIVE, Numerics
@@ -146,11 +146,12 @@ def _check_prediction(name: str, prediction: Array) -> None:
 def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
     if not xp.isdtype(target.dtype, "integral"):
         return target
+    target = xp.reshape(to_signed(target), (-1, 1))
     classes = xp.arange(logits.shape[1], dtype=target.dtype, **placement(logits))
-    target = xp.reshape(target, (-1, 1))
-    one_hot = xp.astype(target == classes, logits.dtype)
+    one_hot = xp.astype(target == xp.reshape(classes, (1, -1)), logits.dtype)
     valid = (target >= 0) & (target < logits.shape[1])
-    return cast(Array, xp.where(valid, one_hot, xp.full_like(one_hot, float("nan"))))
+    # No array of NaN, which JAX's debug_nans would report for labels that are all in range.
+    return cast(Array, xp.where(valid, one_hot, float("nan")))
 
 
 def _dot(a: Array, b: Array, numerics: Numerics) -> Array:

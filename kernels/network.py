@@ -19,8 +19,8 @@ from ._checks import (
     check_gradients,
     check_input,
     check_layers,
-    check_learning_rate,
     to_integer,
+    to_learning_rate,
 )
 from ._host import placement
 from ._typing import Array
@@ -280,7 +280,7 @@ def update(
     """
     check_layers(layers)
     check_gradients(layers, gradients)
-    check_learning_rate(learning_rate)
+    learning_rate = to_learning_rate(learning_rate)
     return _add(
         layers,
         [
@@ -342,7 +342,7 @@ def step(
     """
     check_layers(layers)
     check_input(layers, x)
-    check_learning_rate(learning_rate)
+    learning_rate = to_learning_rate(learning_rate)
     return train(layers, x, y, None, learning_rate=learning_rate, loss=loss, numerics=numerics)
 
 

@@ -98,17 +98,16 @@ def uniform(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> A
     >>> uniform((2,), seed=0, stream=0, like=np.zeros(0, dtype=np.float32))
     array([0.4184571, 0.3146817], dtype=float32)
     """
+    _check_like(like)
     xp = array_namespace(like)
-    (high, low), (high2, low2) = _words(math.prod(shape), numbers_of(seed, stream), like)
+    (high, low), (high2, low2) = _words(_count(shape), numbers_of(seed, stream), like)
     if like.dtype == xp.float32:
         draw = xp.astype(high * 256 + (low >> 8), xp.float32) * 2.0**-24
-    elif like.dtype == xp.float64:
+    else:
         high, low, high2, low2 = (xp.astype(half, xp.float64) for half in (high, low, high2, low2))
         # 32 bits of the first word and the top 21 of the second: 53 in all.
         tail = xp.floor((high2 * 65536.0 + low2) * 2.0**-11)
         draw = (high * 65536.0 + low) * 2.0**-32 + tail * 2.0**-53
-    else:
-        raise TypeError(f"expected `like` of dtype float32 or float64, got {like.dtype}")
     return cast(Array, xp.reshape(draw, shape))
 
 
@@ -128,8 +127,9 @@ def normal(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> Ar
     >>> bool(abs(x.mean()) < 0.03), bool(abs(x.std() - 1) < 0.03)
     (True, True)
     """
+    _check_like(like)
     xp = array_namespace(like)
-    (a, b), (c, d) = _words(3 * math.prod(shape), numbers_of(seed, stream), like)
+    (a, b), (c, d) = _words(3 * _count(shape), numbers_of(seed, stream), like)
     total = xp.reshape(a + b + c + d, (-1, 3))
     # Adding 6 centres the twelve integers of 16 bits on their range: the mean is 0 exactly.
     total = total[:, 0] + total[:, 1] + total[:, 2] + 6
@@ -161,7 +161,7 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
     >>> permutation(5, seed=0, stream=0, like=np.zeros(0)).tolist()
     [1, 2, 0, 4, 3]
     """
-    return shuffle(numbers_of(seed, stream), n=n, like=like)
+    return shuffle(numbers_of(seed, stream), n=to_integer("n", n), like=like)
 
 
 def shuffle(numbers: Any, *, n: int, like: Array | None = None) -> Array:
@@ -185,14 +185,31 @@ def numbers_of(seed: int, stream: int) -> tuple[int, ...]:
     ValueError
         If one is out of the range that `uniform` names.
     TypeError
-        If the seed is not an integer.
+        If one is not an integer.
     """
-    seed = to_integer("the seed", seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"expected a seed in [0, 2**64), got {seed}")
+    seed, stream = to_seed(seed), to_integer("the stream", stream)
     if not 0 <= stream < 2**32:
         raise ValueError(f"expected a stream in [0, 2**32), got {stream}")
     return *_halves(seed & 0xFFFFFFFF), *_halves(seed >> 32), *_halves(stream)
+
+
+def to_seed(seed: Any) -> int:
+    """Convert any integer in [0, 2**64) to Python's; raise as `numbers_of` for what is none."""
+    seed = to_integer("the seed", seed)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"expected a seed in [0, 2**64), got {seed}")
+    return cast(int, seed)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    """Count the elements of an array, whatever integers its shape has."""
+    return math.prod(to_integer("every size", size) for size in shape)
+
+
+def _check_like(like: Array) -> None:
+    xp = array_namespace(like)
+    if like.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"expected `like` of dtype float32 or float64, got {like.dtype}")
 
 
 def _words(n: int, numbers: Any, like: Array) -> tuple[tuple[Any, Any], ...]:

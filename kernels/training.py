@@ -12,16 +12,16 @@ from ._checks import (
     check_input,
     check_labels,
     check_layers,
-    check_learning_rate,
     check_samples,
     to_integer,
+    to_learning_rate,
 )
 from ._host import placement
 from ._typing import Array
 from .losses import Loss, softmax_cross_entropy, squared_error, unchecked
 from .network import Layer, train
 from .numerics import NATIVE, Numerics
-from .random import numbers_of, shuffle
+from .random import numbers_of, shuffle, to_seed
 
 __all__ = ["Fit", "batches", "fit", "steps_of"]
 
@@ -122,12 +122,12 @@ def fit(
     check_layers(layers)
     check_input(layers, x)
     check_samples("y", y, "x", x)
-    check_learning_rate(learning_rate)
+    learning_rate = to_learning_rate(learning_rate)
     xp = array_namespace(x)
     total = steps_of(x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size)
     if batch_size is not None:
         batch_size = to_integer("batch_size", batch_size)
-    seed, start = to_integer("seed", seed), to_integer("start", start)
+    seed, start = to_seed(seed), to_integer("start", start)
     if start < 0:
         raise ValueError(f"expected start of 0 or more, got {start}")
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
