@@ -256,7 +256,7 @@ def update(
     layers, gradients
         Parameters and their gradients, of equal shapes.
     learning_rate
-        A Python number.
+        A finite real number, of Python or a NumPy scalar.
     numerics
         What a product is.
 
@@ -315,7 +315,7 @@ def step(
     x, y
         Inputs of shape (n, n_in) and the targets that `loss` takes.
     learning_rate
-        A Python number.
+        A finite real number, of Python or a NumPy scalar.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         (prediction, target, *, numerics) -> (value, gradient).

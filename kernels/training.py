@@ -75,7 +75,7 @@ def fit(
     x, y
         All inputs, shape (n, n_in), and the targets that `loss` takes, n of them.
     learning_rate
-        A Python number.
+        A finite real number, of Python or a NumPy scalar.
     steps, epochs
         How many batches, or how many times all samples; exactly one of the two.
     batch_size

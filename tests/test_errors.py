@@ -738,7 +738,7 @@ def test_number_that_is_not_positive(good, argument, number):
 
 
 @pytest.mark.parametrize("argument", ["steps", "epochs", "batch_size"])
-@pytest.mark.parametrize("number", [2.5, "2"])
+@pytest.mark.parametrize("number", [2.5, "2", True])
 def test_number_that_is_no_integer(good, argument, number):
     message = f"expected {argument} .*integer.*, got {number!r}"
     check(good, lambda g: fit(g, **{argument: number}), TypeError, message)
@@ -747,7 +747,9 @@ def test_number_that_is_no_integer(good, argument, number):
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seed_of_the_order_out_of_range(good, seed):
     message = rf"expected a seed in \[0, 2\*\*64\), got {seed}"
-    check(good, lambda g: fit(g, seed=seed, batch_size=2), ValueError, message)
+    for batch_size in (2, None):
+        arguments = {"seed": seed, "batch_size": batch_size}
+        check(good, lambda g, given=arguments: fit(g, **given), ValueError, message)
 
 
 @pytest.mark.parametrize(
@@ -776,10 +778,16 @@ def test_learning_rate_that_is_not_finite(good, function, rate):
 
 
 @pytest.mark.parametrize("function", OF_A_RATE)
-@pytest.mark.parametrize("rate", [None, "fast", 1j])
+@pytest.mark.parametrize("rate", [None, "fast", 1j, True, np.True_, np.asarray(0.1)])
 def test_learning_rate_that_is_no_number(good, function, rate):
     message = f"expected .*learning rate.*, got {re.escape(repr(rate))}"
     check(good, lambda g: OF_A_RATE[function](g, rate), TypeError, message)
+
+
+def test_learning_rate_in_an_array_of_the_library(good):
+    rate = good.asarray(np.asarray(0.1), "float32")
+    message = "expected a learning rate that is a real number, got "
+    check(good, lambda g: OF_A_RATE["step"](g, rate), TypeError, message)
 
 
 # One argument of each kind, for what can be wrong with any array: its library, its device.
@@ -965,4 +973,22 @@ def test_numpy_matrix_is_no_array(good):
         lambda g: kernels.squared_error(np.matrix(g.y), np.matrix(g.y)),
         TypeError,
         "expected the prediction to be an array .*, got matrix",
+    )
+
+
+@pytest.mark.library("numpy")
+def test_masked_array_is_no_array(good):
+    """What is masked would count."""
+    masked = np.ma.masked_array(good.x, mask=np.asarray(good.x) > 0.0)
+    check(
+        good,
+        lambda g: kernels.forward(g.layers, masked),
+        TypeError,
+        "expected x to be an array, got MaskedArray",
+    )
+    check(
+        good,
+        lambda _: kernels.squared_error(masked, masked),
+        TypeError,
+        "expected the prediction to be an array .*, got MaskedArray",
     )

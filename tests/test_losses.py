@@ -159,6 +159,45 @@ def test_labels_of_any_integer_dtype(asarray, dtype, integer):
     check_cross_entropy(asarray, dtype, logits, np.asarray([3, 0, 2], dtype=integer))
 
 
+@pytest.mark.parametrize("classes", [100, 300])
+@pytest.mark.parametrize("integer", ["int8", "uint8", "uint16", "uint32", "int64", "uint64"])
+def test_labels_of_a_dtype_that_does_not_hold_every_class(asarray, integer, classes):
+    """Neither classes nor labels wrap: not 256 to 0, and not 2**40, -1 or 2**64 - 1 into range."""
+    logits = asarray(np.arange(3.0 * classes).reshape(3, -1) % 7, "float32")
+    valid, desired = (
+        kernels.softmax_cross_entropy(logits, asarray(np.asarray([3, 99, 40], dtype=name)))
+        for name in (integer, "int32")
+    )
+    for a, b in zip(valid, desired, strict=True):
+        assert_close(a, b, rtol=0.0)
+    limits = np.iinfo(integer)
+    for label in {limits.min, limits.max, 2**40, 2**32 + 3}:
+        if 0 <= label < classes or label > limits.max:
+            continue
+        labels = asarray(np.asarray([3, label, 40], dtype=integer))
+        value, gradient = kernels.softmax_cross_entropy(logits, labels)
+        assert math.isnan(float(value))
+        np.testing.assert_array_equal(np.isnan(fetch(gradient)).any(axis=1), [False, True, False])
+        layers = kernels.init((2, classes), like=logits)
+        with pytest.raises(ValueError, match=rf"expected labels in .*, got {label}$"):
+            kernels.fit(
+                layers,
+                asarray(np.ones((3, 2)), "float32"),
+                labels,
+                learning_rate=0.1,
+                steps=1,
+                loss=kernels.softmax_cross_entropy,
+            )
+
+
+@pytest.mark.library("jax")
+def test_labels_in_range_make_no_nan(asarray):
+    import jax
+
+    with jax.debug_nans(True):
+        kernels.softmax_cross_entropy(asarray(np.zeros((2, 3)), "float32"), asarray([0, 2]))
+
+
 def test_labels_and_their_one_hot_probabilities_agree(asarray, dtype):
     rng = np.random.default_rng(0)
     labels = rng.integers(7, size=20)

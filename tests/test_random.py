@@ -146,6 +146,26 @@ def test_permutation(like, n):
     np.testing.assert_array_equal(order, np.argsort(draws(n, 1, 2)[:, 0], kind="stable"))
 
 
+@pytest.mark.parametrize("draw", [random.uniform, random.normal])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int64"])
+def test_dtypes_that_are_refused(asarray, xp, draw, kind):
+    if not hasattr(xp, kind):
+        pytest.skip(f"the library has no {kind}")
+    like = xp.astype(asarray(np.zeros(1), "float32"), getattr(xp, kind))
+    with pytest.raises(TypeError, match=f"expected `like` of dtype float32 or float64, .*{kind}"):
+        draw((2,), seed=0, stream=0, like=like)
+
+
+def test_numbers_of_numpy(like):
+    shape, numbers = (np.int8(100), np.int8(3)), {"seed": np.int8(5), "stream": np.uint8(200)}
+    np.testing.assert_array_equal(
+        fetch(random.normal(shape, **numbers, like=like)),
+        fetch(random.normal((100, 3), seed=5, stream=200, like=like)),
+    )
+    order = random.permutation(np.int8(100), **numbers, like=like)
+    assert order.shape == (100,)
+
+
 def test_seeds_and_streams_differ(like):
     seen = {
         fetch(random.uniform((4,), seed=seed, stream=stream, like=like)).tobytes()

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -495,6 +497,23 @@ def test_integers_of_numpy_are_integers(asarray):
     plain = kernels.fit(layers, x, y, epochs=2, batch_size=4, seed=3, **arguments)
     assert_networks_identical(given.layers, plain.layers)
     assert kernels.fit(layers, x, y, steps=np.uint8(2), **arguments).losses.shape[0] == 2
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, Fraction, Decimal])
+def test_learning_rates_are_pythons_numbers(asarray, dtype, kind):
+    """Whatever number it was, the network keeps its dtype and the steps their bits."""
+    layers, x, y = data(asarray, dtype)
+    gradients = kernels.backward(layers, kernels.forward(layers, x), y)
+    results = [
+        (
+            kernels.step(layers, x, y, learning_rate=rate)[0],
+            kernels.update(layers, gradients, rate),
+            kernels.fit(layers, x, y, learning_rate=rate, steps=2).layers,
+        )
+        for rate in (kind(0.0625), 0.0625)
+    ]
+    for given, plain in zip(*results, strict=True):
+        assert_networks_identical(given, plain)
 
 
 def test_integer_targets_of_a_loss_of_ones_own(asarray, dtype):
