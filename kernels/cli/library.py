@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,15 +14,22 @@ from array_api_compat import array_namespace
 
 from .common import CliError
 
-__all__ = ["DTYPES", "Library", "find"]
+__all__ = ["DTYPES", "Library", "find", "name_of"]
 
+# The most frequent first.
 DTYPES = (
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float32", "float64"),
+    *("float64", "float32", "int32", "int64", "bool"),
+    *("int8", "int16", "uint8", "uint16", "uint32", "uint64"),
 )
 
 # The modules that array_api_compat wraps, since they do not follow the standard by themselves.
 _WRAPPED = ("numpy", "torch", "cupy", "dask.array")
+
+
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Name a dtype of NumPy's, which makes the name anew each time, and slowly."""
+    return dtype.name
 
 
 class Library(NamedTuple):
@@ -65,7 +73,7 @@ class Library(NamedTuple):
 
     def put(self, host: Any) -> Any:
         """Copy a NumPy array to the library, as nested lists, which the standard promises."""
-        dtype = self.dtype(host.dtype.name)
+        dtype = self.dtype(name_of(host.dtype))
         return self.xp.asarray(host.tolist(), dtype=dtype, **self.placement())
 
     def fetch(self, a: Any) -> Any:
