@@ -85,6 +85,7 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
     parts: list[Part] = []
     differences: dict[str, Difference] = {}
     digests: dict[str, str] = {}
+    hard: dict[str, list[Difference]] = {}
     flushes = False
     with Console(stderr=True).status("") as status:
         for dtype in dtypes:
@@ -92,7 +93,7 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
             for part, (function, numerics) in PARTS.items():
                 status.update(f"{part}, {dtype}")
                 compute = partial(function, dtype, numerics)
-                lockstep = _in_lockstep(library, compute, exact=numerics is EXACT)
+                lockstep = _in_lockstep(library, compute, hard, exact=numerics is EXACT)
                 found[part] = lockstep.differences or _alone(library, compute, numerics is EXACT)
                 flushes |= lockstep.flushes
                 # Where no array can be made there is nothing to compute with.
@@ -103,7 +104,7 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
                 known = [
                     each[0] for part, each in found.items() if each and PARTS[part][1] is EXACT
                 ]
-                found[COMMITTED], digest = _train(library, dtype, known[:1])
+                found[COMMITTED], digest = _train(library, dtype, hard, known[:1])
                 digests |= {} if digest is None else {dtype: digest}
             for part in (*PARTS, COMMITTED):
                 parts.append(_result(part, dtype, found.get(part)))
@@ -137,8 +138,14 @@ def _makes_arrays(library: Library, dtype: str) -> bool:
         return False
 
 
-def _in_lockstep(library: Library, compute: Callable[[Make], Any], *, exact: bool) -> Lockstep:
-    lockstep = Lockstep(library, exact=exact)
+def _in_lockstep(
+    library: Library,
+    compute: Callable[[Make], Any],
+    hard: dict[str, list[Difference]],
+    *,
+    exact: bool,
+) -> Lockstep:
+    lockstep = Lockstep(library, exact=exact, hard=hard)
     try:
         compute(lockstep.put)
     except Exception as error:
@@ -168,7 +175,7 @@ def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> lis
 
 
 def _train(
-    library: Library, dtype: str, known: list[Difference]
+    library: Library, dtype: str, hard: dict[str, list[Difference]], known: list[Difference]
 ) -> tuple[list[Difference], str | None]:
     """Compare the digest of exact training with the committed one; `known` may explain another."""
     compute = partial(train_tutorial, dtype, EXACT)
@@ -182,7 +189,7 @@ def _train(
         if digest == expected:
             return [], digest
         found = [Difference(_TOGETHER, f"{STEPS} steps of training", expected, digest, ())]
-    return known or _in_lockstep(library, compute, exact=True).differences or found, digest
+    return known or _in_lockstep(library, compute, hard, exact=True).differences or found, digest
 
 
 class _Late(BaseException):

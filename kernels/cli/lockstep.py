@@ -5,12 +5,13 @@ with any array: its namespace, a `Lockstep`, calls both libraries' functions and
 came. IEEE 754 leaves the elementary operations no choice, so their results must be NumPy's to the
 bit; sums and transcendental functions must be within a bound. Either way both sides go on from
 the same numbers, NumPy's where the library was wrong, so that one wrong function does not hide
-the next.
+the next. Each kind of operation is done once more on harder numbers than the kernel's.
 """
 
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,7 +21,8 @@ import array_api_compat
 import array_api_compat.numpy as np_xp
 import numpy as np
 
-from .library import DTYPES, Library
+from .hard import harder
+from .library import DTYPES, Library, name_of
 
 __all__ = ["SHARED", "Call", "Difference", "Lockstep", "Pair", "first_difference", "render"]
 
@@ -75,7 +77,8 @@ _DEPTH = 3
 # A lazy library computes all that a number is made of each time it is compared.
 _FRESH_AFTER = 8
 
-# Of a program that shows a difference.
+# Of a program that shows a difference: how many elements along an axis, and characters in a line.
+_FEW = 4
 _LONGEST_LINE = 1000
 
 
@@ -191,11 +194,16 @@ class Lockstep:
         The library under test.
     exact
         Whether matrix products must be NumPy's to the bit, as in exact numerics.
+    hard
+        What was seen of operations on hard numbers, which need no second look at the library.
     """
 
-    def __init__(self, library: Library, *, exact: bool) -> None:
+    def __init__(
+        self, library: Library, *, exact: bool, hard: dict[str, list[Difference]] | None = None
+    ) -> None:
         self.library = library
         self.exact = exact
+        self._hard = {} if hard is None else hard
         self.differences: list[Difference] = []
         self.flushes = False
         self._composed: set[str] = set()
@@ -227,7 +235,7 @@ class Lockstep:
             self._add(origin, problem, changed=any(map(self._has_changed, _pairs(read))))
         else:
             origin = origin._replace(value=ours)
-            self._compose(origin)
+            self._repeat(origin)
         if not isinstance(ours, np.ndarray):
             return ours
         depth = 1 + max((pair._depth for pair in _pairs(args)), default=0)
@@ -238,18 +246,50 @@ class Lockstep:
             origin = ours
         return Pair(self, theirs, ours, origin, depth)
 
-    def _compose(self, call: Call) -> None:
-        """Compute the last operations once more on new arrays, each composition once.
-
-        What a lazy library makes of them depends on what came before, and so does what it gets
-        wrong.
-        """
+    def _repeat(self, call: Call) -> None:
+        """Compute once more what was not seen before: on new arrays, and on hard numbers."""
         text = render(call, _kind_in_words)
-        if text not in self._composed:
-            self._composed.add(text)
-            _, problem, _ = self._call_library(call, call.args, call.kwargs)
-            if problem is not None:
-                self._add(call, problem, changed=False)
+        if text in self._composed:
+            return
+        self._composed.add(text)
+        # What a lazy library makes of the last operations depends on what came before, and so does
+        # what it gets wrong.
+        _, problem, _ = self._call_library(call, call.args, call.kwargs)
+        if problem is not None:
+            self._add(call, problem, changed=False)
+        self._repeat_on_hard_numbers(_trim(call, 1))
+
+    def _repeat_on_hard_numbers(self, call: Call) -> None:
+        """Do an operation once more on ties, neighbours, NaN and infinities, each kind once."""
+        text = render(call, _pattern_in_words)
+        if text not in self._hard:
+            # Of such numbers no product is exact.
+            other = Lockstep(self.library, exact=False)
+            with warnings.catch_warnings():
+                # Of what is not finite some libraries warn.
+                warnings.simplefilter("ignore")
+                for words, harder_call in _harder_calls(call):
+                    _, problem, _ = other._call_library(harder_call, harder_call.args, call.kwargs)
+                    if problem is not None:
+                        other._add_hard(harder_call, problem, words)
+                        break
+            self.flushes |= other.flushes
+            self._hard[text] = other.differences
+        for each in self._hard[text]:
+            if all(known.function != each.function for known in self.differences):
+                self.differences.append(each)
+
+    def _add_hard(self, call: Call, problem: _Problem, words: str) -> None:
+        """Blame an operation, or what made one of its operands from a list."""
+        for a in filter(_is_array, _leaves(call.args)):
+            made = Call("asarray", (a.tolist(),), {"dtype": a.dtype}, a)
+            _, found, _ = self._call_library(made, made.args, made.kwargs)
+            if found is not None:
+                call, problem = made, found
+        self._add(call, problem, changed=False)
+        self.differences = [
+            each._replace(call=f"{each.call}, with {words}") for each in self.differences
+        ]
 
     def _call_library(self, call: Call, args: Any, kwargs: Any) -> tuple[Any, _Problem | None, Any]:
         """Return what the library makes of its arguments, what is wrong, and what to go on from."""
@@ -267,7 +307,7 @@ class Lockstep:
     def _library_of(self, x: Any) -> Any:
         """Replace what is NumPy's, and calls, by what is the library's."""
         if isinstance(x, np.dtype):
-            return self.library.dtype(x.name)
+            return self.library.dtype(name_of(x))
         if isinstance(x, np.ndarray):
             return self.library.put(x)
         if isinstance(x, Call):
@@ -287,7 +327,7 @@ class Lockstep:
         if call.name == "argsort" and "int" in dtype:
             # Which integers are for indices is the library's choice.
             ours = ours.astype(dtype)
-        if (dtype, shape) != (ours.dtype.name, ours.shape):
+        if (dtype, shape) != (name_of(ours.dtype), ours.shape):
             return _Problem(_kind_in_words(ours), f"{dtype}{list(shape)}"), ours
         host = self.library.fetch(theirs)
         problem = _first_wrong(ours, host, self._allowed(call._replace(value=ours), host))
@@ -299,7 +339,8 @@ class Lockstep:
         with np.errstate(all="ignore"):
             bound = None if self.exact and call.name == "__matmul__" else _bound(call)
             if bound is not None:
-                return _equal(ours, host, any_zero=True) | (np.abs(ours - host) <= bound)
+                near = np.isfinite(ours) & (np.abs(ours - host) <= bound)
+                return _equal(ours, host, any_zero=True) | near
             same = _equal(ours, host, any_zero=call.name in _ANY_ZERO)
             if same.all():
                 return same
@@ -386,7 +427,7 @@ def render(x: Any, leaf: Callable[[Any], str]) -> str:
             return _TEXTS[x.name].format(*args)
         args += [f"{k}={render(arg, leaf)}" for k, arg in x.kwargs.items() if k != "device"]
         return f"xp.{x.name}({', '.join(args)})"
-    if type(x) in (list, tuple):
+    if type(x) in (list, tuple) and not _is_row(x):
         inner = ", ".join(render(item, leaf) for item in x)
         return f"[{inner}]" if isinstance(x, list) else f"({inner}{',' * (len(x) == 1)})"
     return repr(x)
@@ -420,7 +461,12 @@ def _literal(a: Any) -> str:
 
 
 def _kind_in_words(a: Any) -> str:
-    return f"{a.dtype.name}{list(a.shape)}"
+    return f"{name_of(a.dtype)}{list(a.shape)}"
+
+
+def _pattern_in_words(a: Any) -> str:
+    """Name the dtype, and the axes that broadcast."""
+    return f"{name_of(a.dtype)}{['1' if n == 1 else 'n' for n in a.shape]}"
 
 
 def _in_words(value: Any) -> str:
@@ -429,9 +475,16 @@ def _in_words(value: Any) -> str:
 
 def _map(function: Callable[[Any], Any], x: Any) -> Any:
     """Apply a function to what containers hold."""
-    if isinstance(x, dict):
-        return {key: function(item) for key, item in x.items()}
-    return type(x)(function(item) for item in x) if type(x) in (list, tuple) else x
+    if type(x) is dict:
+        return {key: function(item) for key, item in x.items()} if x else x
+    if type(x) not in (list, tuple) or _is_row(x):
+        return x
+    return type(x)([function(item) for item in x])
+
+
+def _is_row(x: Any) -> bool:
+    """Tell whether a list is of numbers, which is quickly done with however long it is."""
+    return type(x) is list and bool(x) and type(x[0]) in (bool, int, float)
 
 
 def _replace(x: Any, field: str) -> Any:
@@ -447,6 +500,34 @@ def _pairs(x: Any) -> Iterator[Pair]:
             yield from _pairs(item)
 
 
+def _leaves(x: Any) -> Iterator[Any]:
+    """List what containers hold."""
+    if type(x) in (list, tuple):
+        for item in x:
+            yield from _leaves(item)
+    else:
+        yield x
+
+
+def _swap(x: Any, old: Any, new: Any) -> Any:
+    return new if x is old else _map(lambda item: _swap(item, old, new), x)
+
+
+def _harder_calls(call: Call) -> Iterator[tuple[str, Call]]:
+    """Make calls with harder numbers in the place of each array, and say what is hard."""
+    operands = [x for x in _leaves(call.args) if _is_array(x) or type(x) in (int, float)]
+    to_integers = _is_array(call.value) and call.value.dtype.kind in "iu"
+    for a in filter(_is_array, operands):
+        for words, b in harder(a, operands, to_integers=to_integers):
+            args = _swap(call.args, a, b)
+            try:
+                value = _call_numpy(call.name, args, call.kwargs)
+            except Exception:
+                # It is no operation on such numbers.
+                continue
+            yield words, call._replace(args=args, value=value)
+
+
 def _trim(x: Any, depth: int) -> Any:
     """Replace calls by what they returned, but for `depth` of them one in the other."""
     if not isinstance(x, Call):
@@ -458,31 +539,36 @@ def _trim(x: Any, depth: int) -> Any:
 
 
 def _smaller(call: Call, index: tuple[int, ...] | None) -> Iterator[Call]:
-    """List calls of fewer operations, and on one element, which may show the same difference."""
+    """List calls of fewer operations, on fewer elements, which may show the same difference."""
     for depth in range(1, _DEPTH + 1):
         trimmed = _trim(call, depth)
+        # An error means that it is no operation on single elements, or on the first ones alone.
         if index:
-            # An error means that it is no operation on single elements.
             with suppress(Exception):
                 key = tuple(slice(i, i + 1) for i in index)
-                picked = _pick(trimmed, call.value.shape, key)
+                picked = _remake(trimmed, partial(_pick, shape=call.value.shape, key=key))
                 if picked.value.size == 1:
                     yield picked
+        with suppress(Exception):
+            yield _remake(trimmed, lambda a: a[(..., *(slice(_FEW),) * a.ndim)])
         yield trimmed
 
 
-def _pick(x: Any, shape: tuple[int, ...], key: tuple[slice, ...]) -> Any:
-    """Cut arrays that broadcast to a shape down to one element, and compute again."""
+def _remake(x: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Replace the arrays of a call, and compute again."""
     if isinstance(x, np.ndarray):
-        if x.ndim != len(shape) or any(
-            n not in (1, m) for n, m in zip(x.shape, shape, strict=True)
-        ):
-            return x
-        return x[tuple(part if n > 1 else slice(1) for part, n in zip(key, x.shape, strict=True))]
+        return leaf(x)
     if not isinstance(x, Call):
-        return _map(lambda item: _pick(item, shape, key), x)
-    args, kwargs = (_pick(part, shape, key) for part in (x.args, x.kwargs))
+        return _map(lambda item: _remake(item, leaf), x)
+    args, kwargs = (_remake(part, leaf) for part in (x.args, x.kwargs))
     return Call(x.name, args, kwargs, _call_numpy(x.name, _trim(args, 0), _trim(kwargs, 0)))
+
+
+def _pick(a: Any, shape: tuple[int, ...], key: tuple[slice, ...]) -> Any:
+    """Cut an array that broadcasts to a shape down to one element."""
+    if a.ndim != len(shape) or any(n not in (1, m) for n, m in zip(a.shape, shape, strict=True)):
+        return a
+    return a[tuple(part if n > 1 else slice(1) for part, n in zip(key, a.shape, strict=True))]
 
 
 def _call_numpy(name: str, args: Any, kwargs: Any) -> Any:
@@ -548,8 +634,12 @@ def _has_subnormals(x: Any, tiny: float) -> bool:
     return (isinstance(x, float) or _is_float(x)) and bool(np.any((x != 0) & (np.abs(x) < tiny)))
 
 
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray)
+
+
 def _is_float(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return _is_array(x) and x.dtype.kind == "f"
 
 
 def _equal(a: Any, b: Any, *, any_zero: bool) -> Any:
