@@ -123,7 +123,7 @@ def _softmax_cross_entropy(
 ) -> tuple[Array, Array]:
     xp = array_namespace(logits)
     n = logits.shape[0]
-    p = _probabilities(logits, target, xp)
+    p = numerics.flush(_probabilities(logits, target, xp))
     s = numerics.subtract(logits, xp.max(logits, axis=1, keepdims=True))
     e = numerics.exp(s)
     total = numerics.sum(e, axis=1, keepdims=True)

@@ -158,9 +158,9 @@ def backward(
 
     With g the gradient with respect to a layer's pre-activation and a its input, the gradients
     are a.T @ g for the weight, the sum of g over the batch for the bias, and
-    where(a > 0, g @ weight.T, 0) for the pre-activation of the layer before. Where a
-    pre-activation is exactly 0 the derivative of relu is 0, as in torch.relu and jax.nn.relu (the
-    tutorial's `h < 0` mask and `clamp` take 1 there).
+    (a > 0) * (g @ weight.T) for the pre-activation of the layer before. Where a pre-activation is
+    exactly 0 the derivative of relu is 0, as in torch.relu and jax.nn.relu (the tutorial's `h < 0`
+    mask and `clamp` take 1 there); there an infinite gradient becomes NaN.
 
     Parameters
     ----------
@@ -196,8 +196,7 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    xp = array_namespace(gradient)
-    return _backward(layers, activations, activations[0].T, gradient, numerics, xp)[0]
+    return _differentiate(layers, activations, gradient, numerics)[0]
 
 
 def backward_to_input(
@@ -237,8 +236,7 @@ def backward_to_input(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    xp = array_namespace(gradient)
-    gradients, first = _backward(layers, activations, activations[0].T, gradient, numerics, xp)
+    gradients, first = _differentiate(layers, activations, gradient, numerics)
     return gradients, numerics.matmul(first, layers[0].weight.T)
 
 
@@ -391,6 +389,15 @@ def _relu(a: Array, xp: Any) -> Array:
     return cast(Array, xp.abs(xp.maximum(a, -a)))
 
 
+def _differentiate(
+    layers: Sequence[Layer], activations: Sequence[Array], gradient: Array, numerics: Numerics
+) -> tuple[tuple[Layer, ...], Array]:
+    """Compute as `_backward` with activations that may hold what `forward` returns nowhere."""
+    x, *others = activations
+    activations = (x, *(numerics.flush(a) for a in others))
+    return _backward(layers, activations, x.T, gradient, numerics, array_namespace(gradient))
+
+
 def _backward(
     layers: Sequence[Layer],
     activations: Sequence[Array],
@@ -411,15 +418,16 @@ def _backward(
         gradients.append(Layer(change, bias_change))
         if i > 0:
             gradient = numerics.matmul(gradient, weight.T)
-            # A product, since choosing element by element is slow in NumPy.
-            gradient *= xp.astype(activations[i] > 0.0, gradient.dtype)
+            # A product, since choosing element by element is slow in NumPy; not with (a > 0), which
+            # XLA takes for such a choice, so that an infinite gradient would be hidden.
+            gradient *= 1.0 - xp.astype(activations[i] <= 0.0, gradient.dtype)
     return tuple(reversed(gradients)), gradient
 
 
 def _add(
     layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
 ) -> tuple[Layer, ...]:
-    """Add the layers to the changes, in the memory of these: new memory costs a library time."""
+    """Add the layers to the changes."""
     updated = []
     for (weight, bias), (change, bias_change) in zip(layers, changes, strict=True):
         change = numerics.add(change, weight)

@@ -36,7 +36,7 @@ class Numerics(Protocol):
         ...
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add b to a, a product or sum of these numerics that may be changed."""
+        """Add arrays."""
         ...
 
     def subtract(self, a: Array, b: Array) -> Array:
@@ -57,6 +57,10 @@ class Numerics(Protocol):
 
     def log(self, a: Array) -> Array:
         """Take the natural logarithm of each element."""
+        ...
+
+    def flush(self, a: Array) -> Array:
+        """Replace numbers that count as zero, if there are any, by +0."""
         ...
 
 

@@ -60,7 +60,7 @@ def exp(a: Array) -> Array:
     """
     xp = array_namespace(a)
     lowest, highest = (-707.0, 709.7827) if a.dtype == xp.float64 else (-86.0, 88.7228)
-    x = xp.astype(a, xp.float64)
+    x = float64_of(a, xp)
     inside = (x >= lowest) & (x <= highest)
     x = xp.where(inside, x, xp.zeros_like(x))
     k = (xp.astype(x * 2.0**14, xp.int64) * _STEPS + 2**33) >> 34
@@ -75,8 +75,7 @@ def exp(a: Array) -> Array:
     # Before a choice, so that no compiler takes this and a later widening for nothing.
     y = xp.astype(y * _look_up(_OCTAVES, n >> 5, xp.float64, xp), a.dtype)
     outside = xp.where(a < 0.0, xp.zeros_like(y), xp.full_like(y, float("inf")))
-    outside = xp.where(a == a, outside, xp.full_like(y, float("nan")))
-    return cast(Array, xp.where(inside, y, outside))
+    return cast(Array, xp.where(inside, y, xp.where(a == a, outside, a)))
 
 
 def log(a: Array) -> Array:
@@ -101,14 +100,16 @@ def log(a: Array) -> Array:
     xp = array_namespace(a)
     tiny = 2.0**-1022 if a.dtype == xp.float64 else 2.0**-126
     normal = (a >= tiny) & (a < float("inf"))
-    x = xp.astype(xp.where(normal, a, xp.ones_like(a)), xp.float64)
-    small = x < 2.0**-500
-    x = x * xp.where(small, xp.full_like(x, 2.0**600), xp.ones_like(x))
-    # The power of two in (x / 2, x], as in exact._top.
+    x = float64_of(xp.where(normal, a, xp.ones_like(a)), xp)
+    # Nearer to 1, so that the reciprocal of a power of two, by which XLA may multiply, is normal.
+    far = xp.astype(x < 2.0**-500, xp.float64) - xp.astype(x > 2.0**500, xp.float64)
+    x = x * xp.where(far > 0.0, xp.full_like(x, 2.0**600), xp.ones_like(x))
+    x = x * xp.where(far < 0.0, xp.full_like(x, 2.0**-600), xp.ones_like(x))
+    # The power of two in (x / 2, x], as in exact._power_of_two.
     h = x * 0.5 + x * 2.0**-53
     power = (h - (h - h * 2.0**-53)) * 2.0**53
     # log2 of a power of two is an integer, and no library is wrong by half.
-    e = xp.round(xp.log2(power)) - xp.where(small, xp.full_like(x, 600.0), xp.zeros_like(x))
+    e = xp.round(xp.log2(power)) - far * 600.0
     m = xp.astype(x / power * 2.0**52, xp.int64)
     i = (m >> 44) - 256
     e = e + xp.astype(i >= _UPPER, xp.float64)
@@ -117,9 +118,22 @@ def log(a: Array) -> Array:
     y = u - _multiply(_multiply(u, u), _HALF - _multiply(u, tail))
     y = _to_float(y + _look_up(_LOGARITHMS, i, xp.int64, xp), xp)
     y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
-    outside = xp.where(a < tiny, xp.full_like(y, -float("inf")), xp.full_like(y, float("inf")))
-    outside = xp.where((a > -tiny) & (a == a), outside, xp.full_like(y, float("nan")))
-    return cast(Array, xp.where(normal, y, outside))
+    infinity = xp.full_like(y, float("inf"))
+    outside = xp.where(xp.abs(a) < tiny, -infinity, infinity)
+    # It makes NaN of negative numbers, and nowhere else: JAX can be told to look for them.
+    outside = outside - xp.where(a <= -tiny, infinity, xp.zeros_like(y))
+    return cast(Array, xp.where(normal, y, xp.where(a == a, outside, a)))
+
+
+def float64_of(a: Array, xp: Any) -> Array:
+    """Copy to float64; raise TypeError if the library has none."""
+    a = xp.astype(a, xp.float64)
+    if a.dtype != xp.float64:
+        raise TypeError(
+            f"expected a library with float64 for exact numerics, got {a.dtype} from "
+            f"{xp.__name__}; with JAX set JAX_ENABLE_X64=1"
+        )
+    return a
 
 
 def _polynomial(x: Array, inverses: Sequence[int]) -> Array:

@@ -8,14 +8,16 @@ fixed order.
 What keeps compilers from changing a bit: every product below is exact or is rounded on its own, so
 that contraction to a fused multiply-add changes nothing; products of slices are subtracted, never
 added, since compilers turn `total + a @ b` into one call that starts summing from `total`; numbers
-too small to be normal, which some libraries flush to zero, are rounded away everywhere;
-`(a + shift) - shift` never has a shift known when compiling, since XLA would drop it; and nothing
-is divided by an array that is broadcast, since XLA multiplies by its reciprocal instead.
-`docs/exact.md` has the proofs.
+so small that what some libraries flush to zero could matter are made zero by comparison; the shift
+of `(a + shift) - shift` is made of the largest element of `a` itself, since XLA drops a shift that
+it knows; a divisor and a factor are known only together with what they meet, since XLA multiplies
+by reciprocals and onnxruntime drops factors near 1; and no constant is added, since onnxruntime
+drops those that are 0 in float32. `docs/exact.md` has the proofs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +26,7 @@ from array_api_compat import array_namespace
 from .._host import placement
 from .._typing import Array
 from . import elementary
+from .elementary import float64_of
 
 # The most terms of a sum.
 MAX_K = 2**24
@@ -50,12 +53,20 @@ _SCHEMES = {
     5: _Scheme((3, 2), ((2, 0), (1, 1), (0, 1), (1, 0), (0, 0))),
 }
 
-# Results are multiples of these, so that no sum or difference of them is subnormal.
-_UNIT = {"float32": 2.0**-125, "float64": 2.0**-1020}
-
-# Smaller elements count as zero. Below the first some libraries flush a float32 to zero; below the
-# second the products of slices of float64 would be subnormal.
+# Smaller elements of a matrix count as zero in its products. Below the first some libraries flush a
+# float32 to zero; below the second the products of slices of float64 would be subnormal.
 _TINY = {"float32": 2.0**-126, "float64": 2.0**-510}
+
+# Smaller numbers count as zero everywhere else, results included. A subnormal number, which a
+# library may flush, changes no sum as large as the first; the parts of a product of two float64
+# numbers are normal if it is as large as the second.
+_SMALLEST = {"float32": 2.0**-101, "float64": 2.0**-850}
+
+# From here on a matrix of float64 gives results that are not finite, so that no sum can overflow.
+_LARGEST = 2.0**500
+
+# Larger factors that are Python numbers count as infinite.
+_LARGEST_FACTOR = 2.0**1000
 
 
 class Operand(NamedTuple):
@@ -100,9 +111,11 @@ class Exact:
     `error_bound(dtype, k)` times, for one product, the Euclidean norm of its row of a and the
     largest norm of a column of b; for more products, k times the largest magnitudes in its row of
     a and in b. Underflow adds to that: elements of a float32 matrix below 2**-126, and of a float64
-    matrix below 2**-510, count as zero, and results are rounded to multiples of 2**-126 and
-    2**-1021 or twice that. If the row or b holds NaN, infinity or a float64 of 2**500 or more, or
-    a product overflows, the result is not finite.
+    matrix below 2**-510, count as zero.
+
+    A result below 2**-101 (float32) or 2**-850 (float64), of a product or of any other operation
+    but `exp`, is +0, and `multiply` and `divide` take such operands for zero. If the row or b holds
+    NaN, infinity or a float64 of 2**500 or more, or a result overflows, the result is not finite.
 
     Parameters
     ----------
@@ -153,49 +166,40 @@ class Exact:
         for product in products:
             product -= total
             total = product
-        # Compilers do not know that this is zero, since it is NaN where the scale is.
-        shift = right.scale * 0.0 + 1.5 * 2.0**52 * _UNIT[name]
-        total += shift
-        total -= shift
-        return total if name == "float64" else cast(Array, xp.astype(total, left.array.dtype))
+        total = total if name == "float64" else xp.astype(total, left.array.dtype)
+        return _flush(total, xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`, as a product with ones."""
         xp = array_namespace(a)
         ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, **placement(a))
         total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
-        # It changes nothing: sums are rounded to float32 and often widened again, see `_without`.
-        total = _without(total, _TINY["float32"], xp) if a.dtype == xp.float32 else total
         return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add b, with subnormal numbers rounded away, to a, in place where the library can."""
-        if 0 in a.shape:
-            return a
-        shift = _shift(b, array_namespace(b))
-        b = b + shift
-        b -= shift
-        a += b
-        return a
+        """Add arrays, rounded correctly."""
+        return _flush(a + b, array_namespace(a))
 
     def subtract(self, a: Array, b: Array) -> Array:
-        """Subtract, with subnormal numbers rounded away."""
-        if 0 in a.shape:
-            return a - b
-        shift = _shift(a, array_namespace(a))
-        return ((a + shift) - shift) - ((b + shift) - shift)
+        """Subtract arrays, rounded correctly."""
+        return _flush(a - b, array_namespace(a))
 
     def multiply(self, a: Array, factor: Array | float) -> Array:
-        """Multiply by a number or an array; the error is below 0.51 units in the last place."""
+        """Multiply by a number or an array; the error is below 0.51 units in the last place.
+
+        A number of 2**1000 or more counts as infinite.
+        """
         return _multiply(a, factor)
 
     def divide(self, a: Array, b: Array) -> Array:
-        """Divide by an array of the same shape, rounded correctly; subnormal numbers are zero."""
+        """Divide by an array of the same shape, rounded correctly."""
         xp = array_namespace(a)
-        tiny = 2.0**-126 if a.dtype == xp.float32 else 2.0**-1021
-        a64, b64 = (_float64(_without(operand, tiny, xp), xp) for operand in (a, b))
-        quotient = a64 / b64
-        return cast(Array, xp.astype(_without(quotient, tiny, xp), a.dtype))
+        a64, b64 = _tied(a, b, xp)
+        return _flush(xp.astype(a64 / b64, a.dtype), xp)
+
+    def flush(self, a: Array) -> Array:
+        """Replace what counts as zero by +0."""
+        return _flush(a, array_namespace(a))
 
     def exp(self, a: Array) -> Array:
         """Take the exponential of each element; see `elementary.exp` for the error."""
@@ -247,7 +251,7 @@ class Exact:
         slices_of = self._scheme(name, k).slices
         bits, count = _bits(slices_of, k)[side], slices_of[side]
         # astype makes a copy, which may be changed in place.
-        rest = _float64(a, xp)
+        rest = float64_of(a, xp)
         # Half a unit of the last slice is then no less than what counts as zero.
         scale = _scale(rest, side, count, _TINY[name] * 2.0 ** _kept(bits, count), xp)
         slices = []
@@ -290,9 +294,11 @@ def _half_bits(k: int) -> int:
 def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     """Find a power of two in (s / 2, s], of each row of a left operand and of all a right one.
 
-    For more slices than one, which have bits to spare, s is the largest magnitude plus `floor`. For
-    one, s**2 = norm**2 / 4**h + floor**2 where sqrt(k) <= 2**h, and norm is the Euclidean norm, of
-    the row or of any column, of magnitudes that were rounded up to whole numbers of a unit, at most
+    It is infinite where an element is NaN, infinite or too large.
+
+    For more slices than one, which have bits to spare, s is the largest magnitude, or `floor`. For
+    one, s = norm / 2**h, or `floor`, where sqrt(k) <= 2**h, and norm is the Euclidean norm, of the
+    row or of any column, of magnitudes that were rounded up to whole numbers of a unit, at most
     2**-11 of the largest. So the squares and their sums are exact, whole numbers of its square, and
     no error of a few units in a square root decides which powers of two it lies between.
     """
@@ -301,19 +307,26 @@ def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     rows: dict[str, Any] = {"axis": 1, "keepdims": True} if side == 0 else {}
     magnitudes = xp.abs(a)
     largest = xp.max(magnitudes, **rows)
-    if count > 1:
-        return _power_of_two(largest + floor)
-    k = a.shape[1 - side]
-    h = _half_bits(k)
-    shift = largest * 2.0**39
+    size = largest if count > 1 else _norm(magnitudes, largest, side, a.shape[1 - side], xp)
+    # No sum, which a compiler that takes the floor for 0 would leave out.
+    scale = _power_of_two(xp.maximum(size, xp.full_like(size, floor)))
+    return cast(Array, xp.where(largest < _LARGEST, scale, xp.full_like(scale, float("inf"))))
+
+
+def _norm(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Array:
+    """Find the norm over 2**h as `_scale` needs it, in the memory of the magnitudes."""
+    # Whole numbers of 15 bits, or of 13 where there are so many squares that they need 2**48.
+    shift = largest * (2.0**39 if k <= 2**20 else 2.0**41)
     magnitudes += shift
-    # One or two units less: no magnitude may lose by rounding, here or to slices.
+    # Some units less: no magnitude may lose by rounding, here or to slices.
     shift = shift - largest * 2.0**-11
     magnitudes -= shift
     magnitudes *= magnitudes
-    squares = xp.sum(magnitudes, **rows) if side == 0 else xp.max(xp.sum(magnitudes, axis=0))
-    norm = xp.sqrt(squares + (floor * 2.0**h) ** 2)
-    return _power_of_two(norm * (2.0**-h * (1 + 2.0**-51)))
+    if side == 0:
+        squares = xp.sum(magnitudes, axis=1, keepdims=True)
+    else:
+        squares = xp.max(xp.sum(magnitudes, axis=0))
+    return cast(Array, xp.sqrt(squares) * (2.0 ** -_half_bits(k) * (1 + 2.0**-51)))
 
 
 def _power_of_two(m: Array) -> Array:
@@ -334,69 +347,52 @@ def _dtype_name(a: Array, xp: Any) -> str:
     raise TypeError(f"expected float32 or float64 for exact numerics, got {a.dtype}")
 
 
-def _float64(a: Array, xp: Any) -> Array:
-    a = xp.astype(a, xp.float64)
-    if a.dtype != xp.float64:
-        raise TypeError(
-            f"expected a library with float64 for exact numerics, got {a.dtype} from "
-            f"{xp.__name__}; with JAX set JAX_ENABLE_X64=1"
-        )
-    return a
+def _flush(a: Array, xp: Any) -> Array:
+    """Replace what is too small, which libraries may have flushed to zero or not, by +0.
 
-
-def _shift(a: Array, xp: Any) -> Array:
-    """Make what rounds to multiples of the dtype's unit, added and subtracted, and -0 to +0.
-
-    The sign of the first element is in it, too small to matter, so that compilers do not know it.
+    So there also is an operation on float32 between rounding to it and widening, which torch 2.11
+    takes for nothing together.
     """
-    digits, unit, least = (
-        (52, _UNIT["float64"], 2.0**-1022)
-        if a.dtype == xp.float64
-        else (23, _UNIT["float32"], 2.0**-126)
-    )
-    positive = xp.astype(a[(0,) * a.ndim] > 0.0, a.dtype)
-    return cast(Array, positive * least + 1.5 * 2.0**digits * unit)
+    smallest = _SMALLEST[_dtype_name(a, xp)]
+    return cast(Array, xp.where(xp.abs(a) < smallest, xp.zeros_like(a), a))
 
 
-def _without(a: Array, tiny: float, xp: Any) -> Array:
-    """Replace what is below `tiny` by +0.
+def _tied(a: Array, b: Array, xp: Any) -> tuple[Array, Array]:
+    """Flush and widen two arrays, and make both unknown to a compiler if one of them is.
 
-    Also between rounding to float32 and widening, which some compilers take for nothing together.
+    Where one is NaN the other becomes NaN, which changes no product and no quotient.
     """
-    return cast(Array, xp.where(xp.abs(a) < tiny, xp.zeros_like(a), a))
+    a, b = (float64_of(_flush(operand, xp), xp) for operand in (a, b))
+    return cast(Array, xp.where(b == b, a, b)), cast(Array, xp.where(a == a, b, a))
 
 
-def _multiply(a: Array, factor: Any) -> Array:
-    """Multiply by a number or an array; what is below 2**-126 or 2**-850 counts as zero."""
-    if 0 in a.shape:
-        return a
+def _multiply(a: Array, factor: Array | float) -> Array:
     xp = array_namespace(a)
-    single = a.dtype == xp.float32
-    tiny = 2.0**-126 if single else 2.0**-850
-    if isinstance(factor, (int, float)):
-        factor = factor if abs(factor) >= 2.0**-850 else 0.0
-        # Otherwise the last rounding makes zeros of them.
-        needed = not single or abs(factor) > 1.0
+    # Operands are made smaller by powers of two: so no part of a product overflows before it does,
+    # and no part of a number is near 1.
+    if isinstance(factor, int | float):
+        x = float64_of(_flush(a, xp), xp)
+        if abs(factor) < _SMALLEST["float64"]:
+            factor = 0.0
+        elif abs(factor) >= _LARGEST_FACTOR:
+            factor = factor * math.inf
+        factor, exponent = math.frexp(factor)
+        factor, power = factor * 0.5, 2.0 ** (exponent + 3)
     else:
-        factor, needed = _float64(_without(factor, tiny, xp), xp), True
-    x = _float64(_without(a, tiny, xp) if needed else a, xp)
+        x, factor = _tied(a, factor, xp)
+        factor, power = factor * 0.25, 16.0
+    x = x * 0.25
     # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
     factor_high = _leading_half(factor)
     factor_low = factor - factor_high
-    if single:
+    if a.dtype == xp.float32:
         product = x * factor_low + x * factor_high
     else:
         high = _leading_half(x)
         low = x - high
         product = (high * factor_low + low * factor_high) + low * factor_low
         product = product + high * factor_high
-    if not single:
-        return _without(product, tiny, xp)
-    product = cast(Array, xp.astype(product, a.dtype))
-    shift = _shift(product, xp)
-    product += shift
-    product -= shift
-    return product
+    return _flush(xp.astype(product * power, a.dtype), xp)
 
 
 def _leading_half(a: Any) -> Any:

@@ -24,8 +24,7 @@ class Native:
         return cast(Array, array_namespace(a).sum(a, axis=axis, keepdims=keepdims))
 
     def add(self, a: Array, b: Array) -> Array:
-        a += b
-        return a
+        return a + b
 
     def subtract(self, a: Array, b: Array) -> Array:
         return a - b
@@ -41,3 +40,6 @@ class Native:
 
     def log(self, a: Array) -> Array:
         return cast(Array, array_namespace(a).log(a))
+
+    def flush(self, a: Array) -> Array:
+        return a
