@@ -117,6 +117,8 @@ def log(a: Array) -> Array:
     tail = _polynomial(u, (-8, 7, -6, 5, -4, 3))
     y = u - _multiply(_multiply(u, u), _HALF - _multiply(u, tail))
     y = _to_float(y + _look_up(_LOGARITHMS, i, xp.int64, xp), xp)
+    # It changes nothing: XLA, if it knew e and not y, would add the two products first.
+    e = xp.where(y == y, e, y)
     y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
     infinity = xp.full_like(y, float("inf"))
     outside = xp.where(xp.abs(a) < tiny, -infinity, infinity)
