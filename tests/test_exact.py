@@ -398,6 +398,55 @@ def test_no_rounding_to_float32_is_widened_at_once(backend, loss):
     assert widened > 0
 
 
+KNOWN = {
+    "divide": EXACT.divide,
+    "multiply": EXACT.multiply,
+    "add": EXACT.add,
+    "subtract": EXACT.subtract,
+    "matmul": lambda a, b: EXACT.matmul(a, b.T),
+    "log": lambda a, _: EXACT.log(a),
+    "exp": lambda _, b: EXACT.exp(b),
+    "forward": lambda a, b: kernels.forward(
+        (Layer(b.T, b[:, 0]), Layer(b[:, :4])), a, numerics=EXACT
+    )[-1],
+}
+
+
+@silent
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("name", KNOWN)
+def test_operands_known_when_compiling(backend, dtype, name):
+    """No subset of operands that a compiler knows, or makes itself, changes a bit at any size."""
+    rng = np.random.default_rng(0)
+    for scale in {"float32": (1.0, 1e-30, 1e30), "float64": (1.0, 1e-140, 1e-250, 1e140)}[dtype]:
+        a, b = ((np.abs(rng.normal(size=(4, 4))) * scale).astype(dtype) for _ in range(2))
+        b = (b / scale).astype(dtype) if name != "add" else b
+        function = KNOWN[name]
+        for known in itertools.product([False, True], repeat=2):
+
+            def program(*arguments):
+                operands = [
+                    backend.asarray(x) if is_known else argument
+                    for x, argument, is_known in zip((a, b), arguments, known, strict=True)  # noqa: B023
+                ]
+                return function(*operands)  # noqa: B023
+
+            got = backend.compile(program)(backend.asarray(a), backend.asarray(b))
+            assert_same_numbers([got], [function(a, b)])
+        three = np.full_like(b, 3.0)
+        got = backend.compile(lambda x: function(x, 0.0 * x + 3.0))(backend.asarray(a))  # noqa: B023
+        assert_same_numbers([got], [function(a, three)])
+
+
+def test_predictions_do_not_depend_on_the_batch(backend, dtype):
+    """A sample alone, in a part of a batch and in all of it has one prediction."""
+    layers, x, _ = make(dtype, (300, 64, 7), 64).on(backend)
+    whole = fetch(kernels.forward(layers, x, numerics=EXACT)[-1])
+    for part in (slice(0, 1), slice(5, 6), slice(10, 40)):
+        got = kernels.forward(layers, x[part, :], numerics=EXACT)[-1]
+        np.testing.assert_array_equal(bits(got), bits(whole[part]), strict=True)
+
+
 @COMPILERS
 def test_compiled_update(backend, dtype):
     """Nor of an update, whose product and difference compilers like to fuse."""
@@ -701,6 +750,21 @@ def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch
     assert len(calls) == len(rows)
 
 
+@pytest.mark.library("numpy")
+@pytest.mark.parametrize("error", [-3 * 2.0**-53, 2.0**-52])
+def test_roots_of_very_many_squares(asarray, dtype, error, monkeypatch):
+    """The unit of the norm is coarser, so that no whole number is near to a power of two."""
+    numerics = Exact(products=1)
+    row = np.ones((1, 2**22 + 1), dtype)
+    row[0, -1] = 0.0
+    a = asarray(row)
+    expected = numerics.left(a).scale
+    xp = array_namespace(a)
+    root = xp.sqrt
+    monkeypatch.setattr(xp, "sqrt", lambda squares: root(squares) * (1.0 + error))
+    assert_identical(numerics.left(a).scale, expected)
+
+
 # Element by element.
 
 
@@ -940,6 +1004,37 @@ def test_product_with_what_is_not_finite(asarray, dtype, bad, products):
             for axis in (0, 1):
                 total = fetch(numerics.sum(asarray(spoilt_a, dtype), axis=axis))
                 assert not np.isfinite(total[place])
+
+
+@silent
+def test_large_numbers_of_float64(asarray):
+    """From 2**500 on a matrix gives what is not finite; products of numbers reach to overflow."""
+    below, above = np.nextafter(2.0**500, 0.0), 2.0**500
+    one = asarray([[1.0]])
+    for a, finite in ((below, True), (above, False), (2.0**600, False)):
+        for got in (EXACT.matmul(asarray([[a]]), one), EXACT.matmul(one, asarray([[-a]]))):
+            assert np.isfinite(fetch(got)).all() == finite
+        got = EXACT.matmul(asarray([[a], [1.0]]), one)
+        np.testing.assert_array_equal(np.isfinite(fetch(got))[:, 0], [finite, True])
+    largest = np.finfo(np.float64).max
+    for a, b in (((2 - 2.0**-30) * 2.0**511, 2.0**512), (largest, 0.5), (largest, 1.0)):
+        for factor in (b, asarray([b])):
+            np.testing.assert_array_equal(fetch(EXACT.multiply(asarray([a]), factor)), [a * b])
+
+
+@silent
+@pytest.mark.parametrize("dtype", ["float32"])
+def test_gradient_that_is_infinite(backend, dtype):
+    """It hides nowhere: XLA takes products with zeros and ones for a choice."""
+    layers = tuple(Layer(backend.asarray(np.ones((2, 2)), dtype)) for _ in range(2))
+    activations = tuple(backend.asarray(np.zeros((1, 2)), dtype) for _ in range(3))
+    gradient = backend.asarray([[3e38, 3e38]], dtype)
+
+    def differentiate(layers, activations, gradient):
+        return kernels.backward_to_input(layers, activations, gradient, numerics=EXACT)[1]
+
+    for function in (differentiate, backend.compile(differentiate)):
+        assert not np.any(np.isfinite(fetch(function(layers, activations, gradient))))
 
 
 @silent

@@ -260,3 +260,17 @@ def test_a_sample_without_weight_counts_nothing(asarray, dtype):
     )
     assert_close(value, asarray(np.asarray(math.log(4.0) / 2), dtype), **tolerance(dtype))
     assert_close(gradient, asarray([[0.0, 0.0], [-0.375, 0.375]], dtype), **tolerance(dtype))
+
+
+def test_a_loss_cannot_change_the_targets(asarray, dtype):
+    """Whatever it does with them through the numerics."""
+
+    def loss(prediction, target, *, numerics):
+        gradient = numerics.add(target, prediction)
+        return numerics.sum(numerics.sum(gradient, axis=0, keepdims=True), axis=1)[0], gradient
+
+    x, y = asarray(np.ones((2, 1)), dtype), asarray(np.zeros((2, 1)), dtype)
+    for numerics in (kernels.NATIVE, kernels.EXACT):
+        layers = (kernels.Layer(asarray(np.ones((1, 1)), dtype)),)
+        kernels.fit(layers, x, y, learning_rate=0.1, steps=5, loss=loss, numerics=numerics)
+        np.testing.assert_array_equal(fetch(y), np.zeros((2, 1)))

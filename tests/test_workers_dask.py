@@ -1,6 +1,7 @@
 """Dask's workers on a scheduler of their own, with data larger than their memory, and killed."""
 
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 
+import kernels
+from backends import workers
 from backends.workers import WorkerLost
 from kernels.cli import identity
 
@@ -117,6 +120,87 @@ def test_data_that_is_read(backend, tmp_path, options):
     assert found["digest"] == expected["digest"]
     assert found["final_loss"] == expected["final_loss"]
     assert found["samples"] == 1000
+
+
+# Of a map of shape (6, 4): those that are in its file as they are, and those that are not.
+IN_FILE = {
+    "whole": lambda m: m,
+    "rows": lambda m: m[3:],
+    "some rows": lambda m: m[2:4],
+    "row": lambda m: m[3],
+    "one row": lambda m: m[::5][1:],
+    "reshaped": lambda m: m[1:].reshape(4, 5),
+    "other dtype": lambda m: m[1:].view("u1"),
+}
+NOT_IN_FILE = {
+    "reversed": lambda m: m[::-1],
+    "transposed": lambda m: m.T,
+    "columns": lambda m: m[:, 1:],
+    "chosen": lambda m: m[[3, 1]],
+    "converted": lambda m: m.astype("float64"),
+    "sum": lambda m: m + m,
+    "copy": lambda m: m.copy(),
+    "empty": lambda m: m[6:],
+    "number": lambda m: m[3, 1, ...],
+    "plain": np.asarray,
+}
+
+
+@pytest.mark.parametrize("view", [*IN_FILE, *NOT_IN_FILE])
+@pytest.mark.parametrize("offset", [0, 12, mmap.ALLOCATIONGRANULARITY, 3 * 2**16 + 4])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+def test_place_in_the_file_of_a_memory_map(tmp_path, view, offset, dtype):
+    module = pytest.importorskip("backends.workers.dask")
+    path = tmp_path / "x"
+    path.write_bytes(bytes(offset) + np.arange(24, dtype=dtype).tobytes())
+    a = (IN_FILE | NOT_IN_FILE)[view](np.memmap(path, dtype, "r", offset, (6, 4)))
+    found = module._offset_in_file(a)
+    assert (found is not None) == (view in IN_FILE)
+    if found is not None:
+        np.testing.assert_array_equal(module._read_block(path, a.dtype, found, a.shape, a.dtype), a)
+
+
+def test_memory_map_whose_changes_are_not_in_its_file(tmp_path):
+    module = pytest.importorskip("backends.workers.dask")
+    (tmp_path / "x").write_bytes(bytes(96))
+    for mode, expected in (("c", None), ("r+", 0)):
+        a = np.memmap(tmp_path / "x", "float32", mode, shape=(6, 4))
+        assert module._offset_in_file(a) == expected
+
+
+def test_fits_of_parts_of_one_file(backend, tmp_path):
+    """Other rows, other targets, and weights that are read, each with the bits of NumPy."""
+    rng = np.random.default_rng(1)
+    for name, shape in (("x", (9, 3)), ("y", (9, 2)), ("z", (9, 2)), ("weight", (3, 2))):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype("float32"))
+    x, y, z, weight = (
+        np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "y", "z", "weight")
+    )
+    bias = np.zeros(2, "float32")
+    settings = {"learning_rate": 0.1, "steps": 2, "numerics": kernels.EXACT}
+    cases = [(x[:4], y[:4]), (x[:4], z[:4]), (x[5:], y[5:]), (x[1:5], z[5:].astype("float32"))]
+    # One row for each of two workers is a part of its own; one worker has the whole of each array.
+    for count in (1, 2):
+        with workers.join("dask", count) as team:
+            asarray = team.backend.asarray
+            for x_rows, y_rows in cases:
+                layers = (kernels.Layer(asarray(weight), asarray(bias)),)
+                fit = kernels.fit(
+                    layers,
+                    asarray(x_rows),
+                    asarray(y_rows),
+                    compile=team.backend.compile,
+                    **settings,
+                )
+                plain = kernels.fit(
+                    (kernels.Layer(np.asarray(weight), bias),),
+                    np.asarray(x_rows),
+                    np.asarray(y_rows),
+                    **settings,
+                )
+                assert kernels.digest(fit.layers) == kernels.digest(plain.layers)
+                got = team.backend.to_numpy(fit.losses)
+                np.testing.assert_array_equal(got.view("u4"), plain.losses.view("u4"), strict=True)
 
 
 def test_larger_than_memory(scheduler, tmp_path):

@@ -128,6 +128,8 @@ class _Rows:
     def matmul(self, a: Any, b: Array) -> Array:
         import ndonnx
 
+        # What is made of a matrix of one column has an unknown number of columns, too.
+        a = ndonnx.reshape(a, (-1, b.shape[0]))
         product = self.numerics.matmul(a, b)
         return cast(Array, ndonnx.reshape(product, (-1, b.shape[1])))
 

@@ -90,8 +90,8 @@ def compile_step(
             y = targets[kept]
         parameters = [a.rechunk(-1) for layer in first for a in layer if a is not None]
         arrays = [*(persisted(a, cluster) for a in parameters), x, y]
-        # Tasks that read are a part of the step.
-        kind = tuple((a.chunks, a.dtype) for a in arrays), None if _is_held(x) else x.name
+        # Tasks that read or compute what is not held are a part of the step.
+        kind = tuple((a.chunks, a.dtype, None if _is_held(a) else a.name) for a in arrays)
         if kind not in steps:
             steps[kind] = _trace(function, first, arrays, cluster)
         number = next(numbers)
@@ -112,10 +112,9 @@ def compile_step(
 def persisted(a: Any, cluster: Cluster) -> Any:
     """Compute an array, unless that is done, and keep its blocks on one worker after the other.
 
-    One that is read stays as it is. Others are computed in one task each: Dask takes many times
-    longer over a graph of random numbers.
+    In one task: Dask takes many times longer over a graph of random numbers.
     """
-    if _is_held(a) or a.name.startswith(READ):
+    if _is_held(a):
         return a
     client, addresses = cluster
     graph = dict(a.dask)

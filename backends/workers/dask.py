@@ -92,12 +92,13 @@ def join(
 
         def asarray(host: Any, dtype: str | None = None) -> Array:
             a: Array
-            if isinstance(host, numpy.memmap) and host.ndim > 0 and host.flags.c_contiguous:
+            offset = _offset_in_file(host)
+            if offset is None:
+                a = sent(numpy.array(host, dtype=dtype), cluster)
+            else:
                 wanted = numpy.dtype(dtype or host.dtype)
                 parts = math.ceil(host.size * wanted.itemsize / most)
-                a = _read(host, wanted, _divide(host.shape[0], max(parts, count)))
-            else:
-                a = sent(numpy.array(host, dtype=dtype), cluster)
+                a = _read(host, offset, wanted, _divide(host.shape[0], max(parts, count)))
             return a
 
         def shard(a: Any) -> Any:
@@ -120,21 +121,46 @@ def join(
             raise WorkerLost("a task of Dask ended several workers, maybe for memory") from error
 
 
-def _read(host: Any, dtype: Any, rows: tuple[int, ...]) -> Any:
+def _offset_in_file(host: Any) -> int | None:
+    """Find where an array begins in the file of a memory map; None if it is not there as it is.
+
+    Views and copies have the `offset` of the map that they come from, so the address decides.
+    """
+    import mmap
+
+    import numpy
+
+    if not isinstance(host, numpy.memmap) or host.ndim == 0 or host.size == 0:
+        return None
+    base: Any = host
+    while isinstance(base, numpy.ndarray):
+        base = base.base
+    # What is written to a map of mode "c" is not in its file.
+    if not isinstance(base, mmap.mmap) or host.filename is None or host.mode == "c":
+        return None
+    if not host.flags.c_contiguous:
+        return None
+    start = host.offset - host.offset % mmap.ALLOCATIONGRANULARITY
+    begin = numpy.frombuffer(base, "uint8").ctypes.data
+    return int(start + host.ctypes.data - begin)
+
+
+def _read(host: Any, offset: int, dtype: Any, rows: tuple[int, ...]) -> Any:
     """Make an array whose blocks are read from the file of a memory map."""
     import dask.array
 
     from ._dask_steps import READ
 
+    # Workers on other machines see what is written.
+    host.flush()
     name = f"{READ}{uuid4().hex}"
     path = str(Path(host.filename).resolve())
     rest = host.shape[1:]
     graph: dict[Any, Any] = {}
-    offset = host.offset
     for i, length in enumerate(rows):
         block = (name, i, *(0 for _ in rest))
         graph[block] = (_read_block, path, host.dtype, offset, [length, *rest], dtype)
-        offset += length * host.strides[0]
+        offset += length * host.nbytes // host.shape[0]
     return dask.array.Array(graph, name, (rows, *((n,) for n in rest)), dtype=dtype)
 
 
