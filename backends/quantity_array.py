@@ -50,8 +50,15 @@ def _namespace() -> Any:
     def asarray(obj: Any, /, *, device: Any = None, **rest: Any) -> Any:  # noqa: ARG001
         return own(obj, **rest)
 
+    choose = xp.where
+
+    def where(condition: Any, x: Any, y: Any, /) -> Any:
+        return choose(condition, x, xp.full_like(x, y) if isinstance(y, float) else y)
+
     # Its own refuses every device, also the one there is.
     xp.asarray = asarray
+    # Its own makes float64 of float32 and a number.
+    xp.where = where
     # Its own warns that a unit is lost, also where there is none.
     xp.ArrayUnitQuantity.__array__ = lambda a, dtype=None, copy=None: numpy.asarray(
         a.magnitude, dtype=dtype, copy=copy

@@ -122,9 +122,9 @@ def log(a: Array) -> Array:
     y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
     infinity = xp.full_like(y, float("inf"))
     outside = xp.where(xp.abs(a) < tiny, -infinity, infinity)
-    # It makes NaN of negative numbers, and nowhere else: JAX can be told to look for them.
-    outside = outside - xp.where(a <= -tiny, infinity, xp.zeros_like(y))
-    return cast(Array, xp.where(normal, y, xp.where(a == a, outside, a)))
+    # No array of NaN, which JAX can be told to look for.
+    outside = xp.where((a > -tiny) & (a == a), outside, float("nan"))
+    return cast(Array, xp.where(normal, y, outside))
 
 
 def float64_of(a: Array, xp: Any) -> Array:
