@@ -1142,7 +1142,10 @@ def test_jax_without_float64(backend):
 import jax.numpy as jnp
 import kernels
 ones = jnp.ones((1, 1))
-for operation in (kernels.EXACT.matmul, kernels.EXACT.multiply, kernels.EXACT.divide):
+def cross_entropy(a, b):
+    return kernels.softmax_cross_entropy(a, b, numerics=kernels.EXACT)
+exact = kernels.EXACT
+for operation in (exact.matmul, exact.multiply, exact.divide, cross_entropy):
     try:
         print("no error:", operation(ones, ones))
     except TypeError as error:
@@ -1156,7 +1159,7 @@ for operation in (kernels.EXACT.matmul, kernels.EXACT.multiply, kernels.EXACT.di
         env=os.environ | {"JAX_ENABLE_X64": "0"},
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert line.startswith("expected a library with float64 for exact numerics, got float32")
         assert line.endswith("with JAX set JAX_ENABLE_X64=1")
