@@ -338,3 +338,51 @@ def test_example_in_the_readme(autograd, tmp_path):
     assert done.returncode == 0, done.stderr
     assert program.endswith(f"  # {done.stdout}")
     assert done.stdout == "True\n"
+
+
+REFUSED = "expected exact numerics without automatic differentiation, got arrays"
+
+
+@pytest.mark.library("jax")
+def test_jax_is_refused_derivatives_through_exact_numerics(backend):
+    """Also in compiled functions, and second ones of the plug-in."""
+    import jax
+
+    plug_in = importlib.import_module("backends.autograd.jax")
+    layers = kernels.init((3, 2), like=backend.asarray(np.zeros(0), "float64"))
+    x, y = backend.asarray(np.ones((4, 3))), backend.asarray(np.asarray([0, 1, 1, 0]))
+
+    def direct(layers):
+        logits = kernels.forward(layers, x, numerics=kernels.EXACT)[-1]
+        return kernels.softmax_cross_entropy(logits, y, numerics=kernels.EXACT)[0]
+
+    def through_plug_in(logits):
+        loss, exact = kernels.softmax_cross_entropy, kernels.EXACT
+        return plug_in.loss_of(logits, y, loss=loss, numerics=exact)
+
+    logits = kernels.forward(layers, x)[-1]
+    for function, argument in (
+        (jax.grad(direct), layers),
+        (jax.grad(jax.jit(direct)), layers),
+        (jax.jit(jax.grad(direct)), layers),
+        (jax.grad(lambda a: kernels.EXACT.exp(a).sum()), logits),
+        (jax.jacrev(jax.jacrev(through_plug_in)), logits),
+    ):
+        with pytest.raises(TypeError, match=f"{REFUSED}.*use backends.autograd.jax"):
+            function(argument)
+    # What is not differentiated passes.
+    jax.grad(lambda a: (a * jax.lax.stop_gradient(direct(layers))).sum())(logits)
+
+
+@pytest.mark.library("torch")
+def test_torch_is_refused_derivatives_through_exact_numerics(backend):
+    import torch
+
+    a = backend.asarray(np.ones((2, 2)), "float32").requires_grad_()
+    for operation in (kernels.EXACT.exp, kernels.EXACT.log, lambda a: kernels.EXACT.matmul(a, a)):
+        with pytest.raises(TypeError, match=f"{REFUSED}.*use backends.autograd.torch"):
+            operation(a)
+        with torch.no_grad():
+            operation(a)
+        with torch.inference_mode():
+            operation(a)

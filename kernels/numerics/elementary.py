@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
+from .._derivatives import undifferentiated
 from .._host import placement
 from .._typing import Array
 
@@ -128,8 +129,8 @@ def log(a: Array) -> Array:
 
 
 def float64_of(a: Array, xp: Any) -> Array:
-    """Copy to float64; raise TypeError if the library has none."""
-    a = xp.astype(a, xp.float64)
+    """Copy to float64; raise TypeError if the library has none, or differentiates through it."""
+    a = undifferentiated(xp.astype(a, xp.float64), xp)
     if a.dtype != xp.float64:
         raise TypeError(
             f"expected a library with float64 for exact numerics, got {a.dtype} from "
