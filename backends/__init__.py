@@ -6,7 +6,7 @@ Nothing is imported until a backend is asked for.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from ._backend import Backend, BackendUnavailable
 
@@ -81,16 +81,28 @@ def get(name: str) -> Backend:
     >>> backend.asarray([1, 2], "float32")
     array([1., 2.], dtype=float32)
     """
-    library, _, device = name.partition(":")
     for entry in entry_points(group=_ENTRY_POINTS):
-        if library == entry.name:
-            backend: Backend = entry.load()(device or None)
-            return backend
+        # Its name may have a colon, as the names here have.
+        if f"{name}:".startswith(f"{entry.name}:"):
+            return _of_entry(entry, name[len(entry.name) + 1 :])
+    library, _, device = name.partition(":")
     if library not in {known.partition(":")[0] for known in _NAMES}:
         raise ValueError(f"expected a backend of {', '.join(names())}, got {name!r}")
     module = importlib.import_module(f"backends.{library.replace('-', '_')}")
     found: Backend = module.get(device or None)
     return found
+
+
+def _of_entry(entry: EntryPoint, device: str) -> Backend:
+    try:
+        function = entry.load()
+    except Exception as error:
+        raise BackendUnavailable(
+            f"The backend {entry.name!r} of another package, {entry.value}, cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    backend: Backend = function(device or None)
+    return backend
 
 
 def _runs(name: str) -> bool:

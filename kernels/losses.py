@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, cast
 
@@ -106,11 +107,38 @@ def softmax_cross_entropy(
     return _softmax_cross_entropy(logits, target, numerics=numerics)
 
 
+def checked(loss: Loss) -> Loss:
+    """Return a loss that checks what it returns; those of this module need not."""
+    own = loss is squared_error or loss is softmax_cross_entropy
+    return loss if own else _Checked(loss)
+
+
 def unchecked(loss: Loss) -> Loss:
     """Return a loss without its checks, for input like that of an earlier call."""
     if loss is squared_error:
         return _squared_error
+    if isinstance(loss, _Checked):
+        return loss.loss
     return _softmax_cross_entropy if loss is softmax_cross_entropy else loss
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A user's loss, which must return a 0-d value and a gradient like the prediction."""
+
+    loss: Loss
+
+    def __call__(self, prediction: Array, target: Array, *, numerics: Numerics) -> Any:
+        result: Any = self.loss(prediction, target, numerics=numerics)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(
+                f"expected a loss that returns (value, gradient), got {type(result).__name__}"
+            )
+        expected = (), tuple(prediction.shape)
+        for name, a, shape in zip(("value", "gradient"), result, expected, strict=True):
+            check_alike(f"the {name} that the loss returns", a, "the prediction", prediction)
+            check_shape(f"the {name} that the loss returns", a, shape)
+        return result
 
 
 def _squared_error(prediction: Array, target: Array, *, numerics: Numerics) -> tuple[Array, Array]:

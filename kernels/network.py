@@ -24,7 +24,7 @@ from ._checks import (
 )
 from ._host import placement
 from ._typing import Array
-from .losses import Loss, squared_error
+from .losses import Loss, checked, squared_error
 from .numerics import NATIVE, Numerics
 from .random import uniform
 
@@ -327,7 +327,8 @@ def step(
     Raises
     ------
     ValueError, TypeError
-        As `forward` and the loss.
+        As `forward` and the loss; also if the loss does not return a 0-d value and a gradient like
+        the prediction.
 
     Examples
     --------
@@ -341,7 +342,8 @@ def step(
     check_layers(layers)
     check_input(layers, x)
     learning_rate = to_learning_rate(learning_rate)
-    return train(layers, x, y, None, learning_rate=learning_rate, loss=loss, numerics=numerics)
+    settings: dict[str, Any] = {"learning_rate": learning_rate, "numerics": numerics}
+    return train(layers, x, y, None, loss=checked(loss), **settings)
 
 
 def train(
@@ -372,7 +374,8 @@ def _forward(
     for i, (weight, bias) in enumerate(layers):
         a = numerics.matmul(operand if i == 0 else activations[i], weight)
         if bias is not None:
-            a = numerics.add(a, bias)
+            # Told by its shape, since JAX can be told to refuse what it must guess.
+            a = numerics.add(a, xp.reshape(bias, (1, -1)))
         if i < len(layers) - 1:
             a = _relu(a, xp)
         activations.append(a)

@@ -18,7 +18,7 @@ from ._checks import (
 )
 from ._host import placement
 from ._typing import Array
-from .losses import Loss, softmax_cross_entropy, squared_error, unchecked
+from .losses import Loss, checked, softmax_cross_entropy, squared_error, unchecked
 from .network import Layer, train
 from .numerics import NATIVE, Numerics
 from .random import numbers_of, shuffle, to_seed
@@ -134,7 +134,11 @@ def fit(
         check_labels(y, layers[-1].weight.shape[1])
 
     trained = tuple(layers)
-    settings: dict[str, Any] = {"learning_rate": learning_rate, "loss": loss, "numerics": numerics}
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "loss": checked(loss),
+        "numerics": numerics,
+    }
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
     losses: list[Array] = []

@@ -258,6 +258,30 @@ def test_backend_of_another_package(monkeypatch):
         backends.get("abakus")
 
 
+class BrokenEntryPoint(EntryPoint):
+    """Of a package whose import fails, with a name like those of this package's backends."""
+
+    name = "abacus:wood"
+    value = "abacus.wood:get"
+
+    def load(self):
+        raise ImportError("no module named beads")
+
+
+def test_backend_of_another_package_that_cannot_be_imported(monkeypatch):
+    monkeypatch.setattr(backends, "entry_points", lambda *, group: [BrokenEntryPoint()])
+    assert "abacus:wood" in backends.names()
+    assert "abacus:wood" not in backends.available()
+    message = "'abacus:wood' of another package, abacus.wood:get, cannot be imported: ImportError"
+    for name in ("abacus:wood", "abacus:wood:1"):
+        with pytest.raises(BackendUnavailable, match=message):
+            backends.get(name)
+    monkeypatch.setattr(BrokenEntryPoint, "load", EntryPoint.load)
+    assert backends.get("abacus:wood:1").device == "1"
+    with pytest.raises(ValueError, match="got 'abacus'"):
+        backends.get("abacus")
+
+
 @pytest.mark.library("jax")
 def test_float64_of_jax_without_x64(backend):
     code = """

@@ -274,3 +274,42 @@ def test_a_loss_cannot_change_the_targets(asarray, dtype):
         layers = (kernels.Layer(asarray(np.ones((1, 1)), dtype)),)
         kernels.fit(layers, x, y, learning_rate=0.1, steps=5, loss=loss, numerics=numerics)
         np.testing.assert_array_equal(fetch(y), np.zeros((2, 1)))
+
+
+RETURNED = {
+    "value of shape (1, 1)": (
+        lambda p: (p[:1, :1], p),
+        ValueError,
+        r"expected the value that the loss returns of shape \(\), got shape \(1, 1\)",
+    ),
+    "gradient of one row": (
+        lambda p: (p[0, 0], p[:1, :]),
+        ValueError,
+        r"expected the gradient that the loss returns of shape \(2, 1\), got shape \(1, 1\)",
+    ),
+    "number": (
+        lambda p: (1.0, p),
+        TypeError,
+        "expected the value that the loss returns to be an array, got float",
+    ),
+    "no gradient": (
+        lambda p: p[0, 0],
+        TypeError,
+        r"expected a loss that returns \(value, gradient\), got ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_what_a_loss_must_return(backend, name):
+    make, error, message = RETURNED[name]
+    x = backend.asarray(np.ones((2, 1)), "float32")
+    layers = (kernels.Layer(backend.asarray(np.ones((1, 1)), "float32")),)
+
+    def loss(prediction, target, *, numerics):
+        return make(prediction)
+
+    with pytest.raises(error, match=message):
+        kernels.step(layers, x, x, learning_rate=0.1, loss=loss)
+    with pytest.raises(error, match=message):
+        kernels.fit(layers, x, x, learning_rate=0.1, steps=2, loss=loss)

@@ -10,7 +10,7 @@ import jax
 
 import kernels
 from kernels import NATIVE, Layer
-from kernels.losses import Loss
+from kernels.losses import Loss, checked
 from kernels.numerics import Numerics
 
 __all__ = ["loss_of", "predict"]
@@ -93,7 +93,7 @@ def loss_of(
     >>> jax.grad(loss_of)(jnp.asarray([[1.0, 2.0]]), target).tolist()
     [[2.0, -4.0]]
     """
-    return _loss_of(loss, numerics, prediction, target)
+    return _loss_of(checked(loss), numerics, prediction, target)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

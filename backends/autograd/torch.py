@@ -9,7 +9,7 @@ import torch
 
 import kernels
 from kernels import NATIVE, Layer
-from kernels.losses import Loss
+from kernels.losses import Loss, checked
 from kernels.numerics import Numerics
 
 __all__ = ["Network", "loss_of", "predict"]
@@ -95,7 +95,7 @@ def loss_of(
     """
     if target.requires_grad:
         raise ValueError("expected a target that needs no gradient, got one with requires_grad")
-    return _LossOf.apply(loss, numerics, prediction, target)
+    return _LossOf.apply(checked(loss), numerics, prediction, target)
 
 
 class Network(torch.nn.Module):  # type: ignore[misc]
