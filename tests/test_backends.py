@@ -269,7 +269,7 @@ class BrokenEntryPoint(EntryPoint):
 
 
 def test_backend_of_another_package_that_cannot_be_imported(monkeypatch):
-    monkeypatch.setattr(backends, "entry_points", lambda *, group: [BrokenEntryPoint()])
+    monkeypatch.setattr(backends, "entry_points", lambda **_: [BrokenEntryPoint()])
     assert "abacus:wood" in backends.names()
     assert "abacus:wood" not in backends.available()
     message = "'abacus:wood' of another package, abacus.wood:get, cannot be imported: ImportError"
