@@ -128,6 +128,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def hunt(session: nox.Session) -> None:
+    """Look for wrong bits in random programs; `-- --minutes 60` says for how long."""
+    install(session, "-e", ".[torch,jax,array-api-strict,mlx,ndonnx]", "hypothesis")
+    session.run("python", "-m", "tests.hunt", *session.posargs)
+
+
+@nox.session
 def doctests(session: nox.Session) -> None:
     """Run the examples in the docstrings and in docs/."""
     install(session, "-e", ".[cli]", "pytest", "hypothesis")

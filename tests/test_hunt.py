@@ -1,0 +1,216 @@
+"""The hunter in tests/hunt finds what is planted, nothing else, and its oracle is right."""
+
+import math
+import time
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from array_api_compat import is_numpy_array
+from hunt import hunter, oracle
+from hunt.hunter import TARGETS
+from hunt.libraries import Failed, Library, execute
+from hunt.programs import Line, Operand, Program
+
+import kernels
+from kernels import Exact
+
+# Nothing of it depends on the backend under test, and it needs a library besides NumPy.
+pytest.importorskip("array_api_strict")
+
+
+class Here:
+    """A library in this process."""
+
+    def __init__(self):
+        self.sources = []
+
+    def run(self, source, _):
+        self.sources.append(source)
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                return execute(source)
+            except FloatingPointError as error:
+                raise Failed("raises FloatingPointError", str(error)) from None
+
+
+def target(name):
+    (found,) = (t for t in TARGETS if t.name == name)
+    return found
+
+
+def hunt(name, examples, seed=0):
+    """Try some programs on a library: what is found, and the sources."""
+    chosen = target(name)._replace(examples=examples, shrinking=5.0)
+    library = Here()
+    end = time.monotonic() + 60
+    return hunter._round(chosen, library, seed, end, set(), lambda _: None), library.sources
+
+
+def plant(monkeypatch, operation, change):
+    """Change what an operation of exact numerics returns, but for arrays of NumPy."""
+    right = getattr(Exact, operation)
+
+    def wrong(self, a, *others, **named):
+        result = right(self, a, *others, **named)
+        return result if is_numpy_array(a) else change(result)
+
+    monkeypatch.setattr(Exact, operation, wrong)
+
+
+@pytest.mark.parametrize("name", ["numpy eager", "array-api-strict eager"])
+def test_nothing_is_found_where_nothing_is_wrong(name):
+    assert hunt(name, 30)[0] is None
+
+
+def test_a_planted_defect_is_found_and_made_small(monkeypatch):
+    """Quotients that are a few units too large."""
+    plant(monkeypatch, "divide", lambda a: a + a * 2.0**-22)
+    find, _ = hunt("array-api-strict eager", 300)
+    assert find.key[:3] == ("array-api-strict eager", "divide", "bits")
+    assert "numerics.divide(" in find.text
+    # What is printed runs, alone, and gives what it says.
+    names = {}
+    exec(find.text, names)
+    assert names["result"][-1].shape == names["a"].shape
+    assert names["a"].size <= 7
+    assert len(find.text.splitlines()) < 25
+
+
+def test_one_seed_gives_one_sequence_of_programs():
+    first, again, other = (hunt("array-api-strict eager", 10, seed)[1] for seed in (1, 1, 2))
+    assert first == again
+    assert len(first) >= 5
+    assert first != other
+
+
+def test_a_process_that_ends_is_told():
+    library = Library("numpy", compiled=False)
+    try:
+        with pytest.raises(Failed, match="the process ended with 3"):
+            library.run("import os; os._exit(3)", 60.0)
+        with pytest.raises(Failed, match="expected 1, got 2"):
+            library.run("raise ValueError('expected 1, got 2')", 60.0)
+        with pytest.raises(hunter.OutOfTime):
+            library.run("import time; time.sleep(60)", 0.5)
+    finally:
+        library.close()
+
+
+# The oracle.
+
+NUMBERS = {
+    "matmul": ("numerics.matmul(a, b)", "left"),
+    "sum": ("numerics.sum(a, axis=0)", 0),
+    "add": ("numerics.add(a, b)", None),
+    "subtract": ("numerics.subtract(a, b)", None),
+    "multiply": ("numerics.multiply(a, b)", None),
+    "divide": ("numerics.divide(a, b)", None),
+    "exp": ("numerics.exp(a)", None),
+    "log": ("numerics.log(a)", None),
+}
+
+
+def judge(operation, a, b, change=lambda result: result):
+    """Say what the oracle thinks of an operation on arrays, after a change of its result."""
+    text, detail = NUMBERS[operation]
+    uses = ("a", "b") if "b)" in text else ("a",)
+    line = Line("r0", operation, text, uses, detail, ("r0",))
+    operands = (Operand("a", a), Operand("b", b))[: len(uses)]
+    ran = oracle.run(Program(a.dtype.name, None, operands, (line,)))
+    ran.values["r0"] = change(ran.values["r0"])
+    return oracle.check(line, ran, a.dtype.name, Exact())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("operation", NUMBERS)
+def test_oracle_of_an_operation(operation, dtype):
+    """It takes the result, and no other: next to it, infinite, or a negative zero."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(0.1, 2.0, (4, 4)).astype(dtype) for _ in range(2))
+    assert judge(operation, a, b) is None
+    # Products have a bound that is wider than a unit.
+    units = 2**12 if operation in ("matmul", "sum") else 2
+    for wrong in (
+        lambda r: r + units * np.spacing(r),
+        lambda r: r - units * np.spacing(r),
+        lambda r: r * np.inf,
+        lambda r: -0.0 * r,
+    ):
+        found = judge(operation, a, b, wrong)
+        assert found.cause == "value"
+    if operation != "exp":
+        small = a * np.asarray(2.0 ** (-200 if dtype == "float64" else -40), dtype)
+        assert judge(operation, small, b) is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_oracle_of_what_is_not_finite(bad):
+    a, b = np.full((2, 2), bad), np.full((2, 2), 2.0)
+    for operation in NUMBERS:
+        assert judge(operation, a, b) is None
+        if bad != -math.inf or operation != "exp":
+            assert judge(operation, a, b, np.ones_like) is not None
+
+
+def test_rounding_of_fractions():
+    """As NumPy's and Python's own, ties to even; None where it overflows."""
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        for _ in range(200):
+            x = Fraction(
+                int(rng.integers(2**62)), 2 ** int(rng.integers(80)) * 3 ** int(rng.integers(2))
+            )
+            assert float(oracle.nearest(x, "float64")) == float(x)
+        tie = 1 + Fraction(float(np.finfo(dtype).eps)) / 2
+        assert oracle.nearest(tie, dtype) == 1
+        assert oracle.nearest(3 * tie - 2, dtype) == 1 + 2 * Fraction(float(np.finfo(dtype).eps))
+        largest = Fraction(float(np.finfo(dtype).max))
+        assert oracle.nearest(largest, dtype) == largest
+        assert oracle.nearest(largest * (1 + Fraction(1, 2**25)), dtype) in (None, largest)
+        assert oracle.nearest(largest * 2, dtype) is None
+    assert oracle.nearest(Fraction(0), "float32") == 0
+
+
+def labels(dtype):
+    line = Line(
+        "r0",
+        "softmax_cross_entropy",
+        "kernels.softmax_cross_entropy(a, b, numerics=numerics)",
+        ("a", "b"),
+        None,
+        ("r0[0]", "r0[1]"),
+    )
+    logits = np.random.default_rng(0).normal(size=(3, 300)).astype("float32")
+    target = np.asarray([3, 100, 40], dtype)
+    return Program("float32", None, (Operand("a", logits), Operand("b", target)), (line,))
+
+
+def test_labels_that_wrap_are_found(monkeypatch):
+    program = labels("uint8")
+    assert hunter._judged(program, oracle.run(program)) is None
+    right = kernels.softmax_cross_entropy
+
+    def wrong(logits, target, **named):
+        """Take more for the label than there is."""
+        if target.dtype == "uint8":
+            target = target.astype("int64") + 1
+        return right(logits, target, **named)
+
+    monkeypatch.setattr(kernels, "softmax_cross_entropy", wrong)
+    _, found = hunter._judged(program, oracle.run(program))
+    assert found.sentence.startswith("expected a loss of ")
+    monkeypatch.setattr(oracle, "_CHECKS", {})
+    _, found = hunter._judged(program, oracle.run(program))
+    assert found.cause == "depends on the labels' dtype"
+
+
+def test_an_argument_that_is_changed_is_found():
+    line = Line("r0", "add", "numerics.add(a, b)", ("a", "b"), None, ("r0",))
+    a = np.ones((2, 2))
+    program = Program("float64", None, (Operand("a", a), Operand("b", a)), (line,))
+    assert oracle.run(program).changed is None
+    spoilt = line._replace(text="a.__iadd__(b)")
+    assert oracle.run(program._replace(lines=(spoilt,))).changed == ("a", spoilt)
+    assert np.all(a == 1.0)
