@@ -233,7 +233,7 @@ def _add(make: _Maker, a: str) -> None:
         b = make.operand(k, min(k, 3))
         first = make.line("matmul", f"numerics.matmul({a}, {b})", (a, b), "left")
         k = min(k, 3)
-    b = make.operand(*make.choose(((n, k), (k,))))
+    b = make.operand(*make.choose(((n, k), (1, k))))
     # It may be changed, so nobody else sees it.
     *_, line = make.lines
     make.lines[-1] = line._replace(outputs=())
