@@ -1,5 +1,6 @@
 """Dask's workers on a scheduler of their own, with data larger than their memory, and killed."""
 
+import itertools
 import json
 import mmap
 import os
@@ -160,47 +161,47 @@ def test_place_in_the_file_of_a_memory_map(tmp_path, view, offset, dtype):
         np.testing.assert_array_equal(module._read_block(path, a.dtype, found, a.shape, a.dtype), a)
 
 
-def test_memory_map_whose_changes_are_not_in_its_file(tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "rows", "expected"), [("r", 6, 0), ("r+", 6, 0), ("c", 6, None), ("r", 0, None)]
+)
+def test_memory_map_that_is_not_its_file(tmp_path, mode, rows, expected):
+    """What is written to one of mode "c" is not in the file; an empty one has no address in it."""
     module = pytest.importorskip("backends.workers.dask")
     (tmp_path / "x").write_bytes(bytes(96))
-    for mode, expected in (("c", None), ("r+", 0)):
-        a = np.memmap(tmp_path / "x", "float32", mode, shape=(6, 4))
-        assert module._offset_in_file(a) == expected
+    a = np.memmap(tmp_path / "x", "float32", mode, shape=(rows, 4))
+    assert module._offset_in_file(a) == expected
 
 
 def test_fits_of_parts_of_one_file(backend, tmp_path):
-    """Other rows, other targets, and weights that are read, each with the bits of NumPy."""
+    """Rows to train and to test on, other targets, weights that are read: the bits of NumPy."""
     rng = np.random.default_rng(1)
     for name, shape in (("x", (9, 3)), ("y", (9, 2)), ("z", (9, 2)), ("weight", (3, 2))):
         np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype("float32"))
     x, y, z, weight = (
         np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "y", "z", "weight")
     )
+    train, test = (x[:4], y[:4], z[:4]), (x[5:], y[5:], z[5:].astype("float32"))
     bias = np.zeros(2, "float32")
-    settings = {"learning_rate": 0.1, "steps": 2, "numerics": kernels.EXACT}
-    cases = [(x[:4], y[:4]), (x[:4], z[:4]), (x[5:], y[5:]), (x[1:5], z[5:].astype("float32"))]
-    # One row for each of two workers is a part of its own; one worker has the whole of each array.
+
+    def fit(asarray, x, y, compile=None):
+        layers = (kernels.Layer(asarray(weight), asarray(bias)),)
+        return kernels.fit(
+            layers, x, y, learning_rate=0.1, steps=2, numerics=kernels.EXACT, compile=compile
+        )
+
+    # One worker reads each array whole, two read it in parts; what is sent is divided.
     for count in (1, 2):
         with workers.join("dask", count) as team:
             asarray = team.backend.asarray
-            for x_rows, y_rows in cases:
-                layers = (kernels.Layer(asarray(weight), asarray(bias)),)
-                fit = kernels.fit(
-                    layers,
-                    asarray(x_rows),
-                    asarray(y_rows),
-                    compile=team.backend.compile,
-                    **settings,
-                )
-                plain = kernels.fit(
-                    (kernels.Layer(np.asarray(weight), bias),),
-                    np.asarray(x_rows),
-                    np.asarray(y_rows),
-                    **settings,
-                )
-                assert kernels.digest(fit.layers) == kernels.digest(plain.layers)
-                got = team.backend.to_numpy(fit.losses)
-                np.testing.assert_array_equal(got.view("u4"), plain.losses.view("u4"), strict=True)
+            for rows, *targets in (train, test):
+                for placed, target in itertools.product(
+                    (asarray(rows), asarray(np.array(rows))), targets
+                ):
+                    got = fit(asarray, placed, asarray(target), team.backend.compile)
+                    plain = fit(np.asarray, np.asarray(rows), np.asarray(target))
+                    assert kernels.digest(got.layers) == kernels.digest(plain.layers)
+                    losses = team.backend.to_numpy(got.losses)
+                    np.testing.assert_array_equal(losses, plain.losses, strict=True)
 
 
 def test_larger_than_memory(scheduler, tmp_path):
