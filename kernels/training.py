@@ -15,6 +15,7 @@ from ._checks import (
     check_samples,
     to_integer,
     to_learning_rate,
+    to_signed,
 )
 from ._host import placement
 from ._typing import Array
@@ -132,6 +133,8 @@ def fit(
         raise ValueError(f"expected start of 0 or more, got {start}")
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
+        # torch takes no samples of most unsigned integers.
+        y = to_signed(y) if "uint" in str(y.dtype) else y
 
     trained = tuple(layers)
     settings: dict[str, Any] = {

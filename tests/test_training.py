@@ -606,3 +606,25 @@ def test_handwritten_digits_are_learned(backend, asarray):
     predicted = fetch(kernels.forward(layers, x[1500:, :])[-1]).argmax(axis=1)
     # Another writer's hand: guesses would be right in 1 of 10.
     assert np.mean(predicted == labels[1500:]) > 0.85
+
+
+@pytest.mark.parametrize("unsigned", ["uint8", "uint16", "uint32", "uint64"])
+def test_minibatches_of_unsigned_labels(backend, unsigned):
+    """As of signed ones, though torch takes no samples of most."""
+    if not hasattr(backend.xp, unsigned):
+        pytest.skip(f"the library has no {unsigned}")
+    x = backend.asarray(np.ones((3, 2)), "float32")
+    layers = kernels.init((2, 3), like=x)
+    settings = {"learning_rate": 0.1, "steps": 2, "batch_size": 2}
+    got, expected = (
+        kernels.fit(
+            layers,
+            x,
+            backend.asarray([2, 0, 1], kind),
+            loss=kernels.softmax_cross_entropy,
+            numerics=kernels.EXACT,
+            **settings,
+        )
+        for kind in (unsigned, "int64")
+    )
+    assert kernels.digest(got.layers) == kernels.digest(expected.layers)
