@@ -137,6 +137,8 @@ def backend(request):
 
         # On CUDA the default is TF32, with 11 bits in a float32 product.
         jax.config.update("jax_default_matmul_precision", "highest")
+        # As those have it who want no dimension guessed.
+        jax.config.update("jax_numpy_rank_promotion", "raise")
     elif library == "dask":
         import dask
 

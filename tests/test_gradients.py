@@ -198,7 +198,7 @@ def jax_loss(layers, x, y, loss):
 
     h = x
     for i, (w, b) in enumerate(layers):
-        h = h @ w if b is None else h @ w + b
+        h = h @ w if b is None else h @ w + b[None, :]
         if i < len(layers) - 1:
             h = jax.nn.relu(h)
     if loss == "squared_error":

@@ -21,6 +21,12 @@ TASKS = ("classification", "regression")
 # The files of a folder of prepared data.
 FOLDER = ("x.npy", "y.npy")
 
+# Where there are more than samples, and more than these, class indices are something else.
+_MOST_CLASSES = 2**16
+
+# Elements that are read at a time.
+_BLOCK = 2**22
+
 # A fifth of fewer rows is none.
 _MIN_ROWS = 5
 
@@ -119,6 +125,8 @@ def read_folder(path: Path, task: str | None) -> Table:
             f"expected a target of numbers for each of {len(x)} samples in {path / FOLDER[1]}, got "
             f"{y.dtype} of shape {y.shape}"
         )
+    for name, a in zip(FOLDER, arrays, strict=True):
+        _check_finite_by_blocks(path / name, a)
     if task == "regression" or (task is None and y.dtype.kind == "f"):
         return Table(path.name, x, y.reshape(len(y), -1), (), prepared=True)
     if y.dtype.kind == "f" or y.ndim != 1 or y.min() < 0:
@@ -126,7 +134,13 @@ def read_folder(path: Path, task: str | None) -> Table:
             f"expected class indices, integers from 0 of shape ({len(y)},), in {path / FOLDER[1]}, "
             f"got {y.dtype} of shape {y.shape}"
         )
-    return Table(path.name, x, y, tuple(str(i) for i in range(int(y.max()) + 1)), prepared=True)
+    classes, most = int(y.max()) + 1, max(len(y), _MOST_CLASSES)
+    if classes > most:
+        raise CliError(
+            f"expected class indices below {most} for {len(y)} samples in {path / FOLDER[1]}, got "
+            f"{classes - 1}"
+        )
+    return Table(path.name, x, y, tuple(str(i) for i in range(classes)), prepared=True)
 
 
 def make_problem(
@@ -228,10 +242,16 @@ def _loss_and_rate(table: Table, widths: tuple[int, ...], batch_size: int) -> tu
 def _standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
     import numpy as np
 
+    # Near 1, since squares of what is far from it are 0 or infinite; by powers of two, which round
+    # nothing.
+    exponent = np.maximum(np.frexp(np.max(np.abs(a[train]), axis=0))[1], -1000)
+    a = np.ldexp(a, -exponent)
     mean, deviation = a[train].mean(axis=0), a[train].std(axis=0)
     # The deviation of a constant column is 0 or a rounding error, and no scale.
-    deviation = np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)
-    return (a - mean) / deviation, tuple(mean.tolist()), tuple(deviation.tolist())
+    constant = deviation <= 1e-12 * np.abs(mean)
+    deviation = np.where(constant, np.maximum(np.ldexp(1.0, -exponent), np.abs(mean)), deviation)
+    back = (tuple(np.ldexp(each, exponent).tolist()) for each in (mean, deviation))
+    return (a - mean) / deviation, *back
 
 
 def _classes(path: Path, target: str, y: Any) -> tuple[Any, tuple[str, ...]]:
@@ -296,7 +316,10 @@ def _csv_target(cells: list[str], task: str | None, numbers: Callable[[], Any]) 
     # Some text in a column of real numbers is a slip of the pen and not a class.
     if task == "regression" or (task is None and real > 0):
         return numbers()
-    return np.asarray([int(cell) for cell in cells] if whole == len(cells) else cells)
+    # Such as 01 is no number but a name; numbers may be of any size.
+    if whole == len(cells) and all(cell == str(int(cell)) for cell in cells):
+        return np.asarray([int(cell) for cell in cells], dtype=object)
+    return np.asarray(cells)
 
 
 def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
@@ -311,8 +334,12 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                 if row:
                     rows.append([cell.strip() for cell in row])
                     lines.append(reader.line_num)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise CliError(f"expected a CSV file in UTF-8, got {path}: {error}") from error
+    except csv.Error as error:
+        raise CliError(
+            f"expected a CSV file, got {path}, in line {reader.line_num} of which: {error}"
+        ) from error
     if not rows:
         raise CliError(f"expected a header row in {path}, got an empty file")
     header = rows.pop(0)
@@ -407,6 +434,21 @@ def _check_finite(path: Path, key: str, a: Any) -> None:
             f"expected finite numbers, got {a[row, *column]} in {where} (from 0) of {key!r} in "
             f"{path}"
         )
+
+
+def _check_finite_by_blocks(path: Path, a: Any) -> None:
+    """Read an array that may be larger than the memory, a block at a time."""
+    import numpy as np
+
+    rows = max(1, _BLOCK // math.prod(a.shape[1:]))
+    for start in range(0, len(a) if a.dtype.kind == "f" else 0, rows):
+        block = np.asarray(a[start : start + rows])
+        if not np.isfinite(block).all():
+            row, *column = (int(i) for i in np.argwhere(~np.isfinite(block))[0])
+            where = f"row {start + row}" + "".join(f", column {i}" for i in column)
+            raise CliError(
+                f"expected finite numbers, got {block[row, *column]} in {where} (from 0) of {path}"
+            )
 
 
 def _is(kind: type, cell: str) -> bool:

@@ -406,6 +406,20 @@ def test_training_goes_on_from_the_one_before(own, train, undisturbed):
     assert_same_end(folder, end)
 
 
+def test_damaged_ones_push_out_none_that_are_whole(two, capsys):
+    """A whole one is kept until there are two."""
+    (two / "step-00000005.safetensors").write_bytes(b"")
+    for steps, kept in ((6, [3, 6]), (7, [3, 7]), (8, [7, 8])):
+        last = newest(two)
+        losses = np.ones(steps, "float32")
+        checkpoint.write(two, last._replace(losses=losses))
+        assert steps_in(two) == kept
+        if steps == 6:
+            path = two / "step-00000006.safetensors"
+            path.write_bytes(path.read_bytes()[:-1])
+    assert "going on from step 3." in capsys.readouterr().err
+
+
 def test_nothing_whole_is_an_error(two, train):
     for path in two.iterdir():
         path.write_bytes(b"")

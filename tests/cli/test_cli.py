@@ -261,6 +261,34 @@ def test_constant_columns_do_no_harm(report, tmp_path):
     assert got["preparation"]["deviation"] == [1.0, 1.0]
 
 
+def test_columns_far_from_1(report, tmp_path):
+    """Their squares are infinite or 0; but for the scale they are as other columns."""
+    values = np.random.default_rng(0).normal(size=30)
+    digests = []
+    for scale in (1.0, 2.0**700, 2.0**-700):
+        rows = [[repr(float(v) * scale), i % 2] for i, v in enumerate(values)]
+        path = write_csv(tmp_path / "d.csv", ["a", "y"], rows)
+        got = report("--data", path, "--target", "y", "--steps", 5, "--numerics", "exact")
+        assert got["preparation"]["deviation"][0] / scale == pytest.approx(1.0, rel=0.5)
+        digests.append(got["digest"])
+    assert digests == digests[:1] * 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["01", "1"], ["01", "1"]),
+        (["9223372036854775808", "1"], ["1", "9223372036854775808"]),
+        (["10", "9"], ["9", "10"]),
+    ],
+)
+def test_classes_of_a_csv(report, tmp_path, labels, classes):
+    """Integers of any size in their order, and text as it is written."""
+    path = write_csv(tmp_path / "d.csv", ["a", "y"], [[i, labels[i % 2]] for i in range(30)])
+    got = report("--data", path, "--target", "y", "--steps", 1)
+    assert got["preparation"]["classes"] == classes
+
+
 # Files written and read
 
 
@@ -423,7 +451,8 @@ def test_refuses_outputs_that_cannot_be_written(refuse, tmp_path, small_csv, mon
             "a,y\n" + "".join(f"1,{i}\n" for i in range(9)),
             "classes that occur more than once, got 9 in 9 rows .* give --task regression",
         ),
-        ('a,y\n1,"2\n', "expected a CSV file in UTF-8, got .*d.csv: unexpected end of data"),
+        ('a,y\n1,"2\n', r"a CSV file, got .*d.csv, in line 2 of which: unexpected end of data"),
+        ("a,y\n1," + "2" * 2**17 + "3\n", "in line 2 of which: field larger than field limit"),
         (b"a,y\n1,\xff\n", "expected a CSV file in UTF-8"),
     ],
 )
@@ -506,6 +535,28 @@ def test_folder_of_prepared_data(report, tmp_path):
 )
 def test_refuses_folder(x, y, message, refuse, tmp_path):
     write_folder(tmp_path / "data", x, y)
+    assert_match(message, refuse("train", "--data", tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("x", np.nan, r"finite numbers, got nan in row 3, column 1 \(from 0\) of .*x.npy"),
+        ("x", np.inf, r"finite numbers, got inf in row 3, column 1 \(from 0\) of .*x.npy"),
+        ("y", -np.inf, r"finite numbers, got -inf in row 3, column 0 \(from 0\) of .*y.npy"),
+    ],
+)
+def test_refuses_folder_of_what_is_not_finite(place, value, message, refuse, tmp_path, monkeypatch):
+    monkeypatch.setattr("kernels.cli.data._BLOCK", 4)
+    x, y = np.ones((5, 2)), np.ones((5, 1))
+    {"x": x, "y": y}[place][3, -1] = value
+    write_folder(tmp_path / "data", x, y)
+    assert_match(message, refuse("train", "--data", tmp_path / "data"))
+
+
+def test_refuses_folder_with_a_class_that_is_none(refuse, tmp_path):
+    write_folder(tmp_path / "data", np.ones((3, 2)), np.asarray([0, 1, 10**10]))
+    message = "expected class indices below 65536 for 3 samples in .*y.npy, got 10000000000"
     assert_match(message, refuse("train", "--data", tmp_path / "data"))
 
 
