@@ -200,6 +200,17 @@ def to_signed(labels: Array) -> Array:
     return cast(Array, xp.astype(labels, xp.int64 if wide else xp.int32))
 
 
+def check_hashable(name: str, value: object) -> None:
+    """Raise TypeError unless what was compiled with `value` can be found again."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"expected {name} that can be hashed, so that what was compiled is found again, got "
+            f"{type(value).__name__}"
+        ) from None
+
+
 def to_learning_rate(number: Any) -> float:
     """Convert a finite real number, such as NumPy's, to Python's, which changes no dtype."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from array_api_compat import array_namespace
 
 from ._checks import (
+    check_hashable,
     check_input,
     check_labels,
     check_layers,
@@ -108,7 +109,7 @@ def fit(
         If shapes or devices do not fit, labels are out of range, not exactly one of steps and
         epochs is given, or a number is out of range.
     TypeError
-        If libraries or dtypes differ.
+        If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed.
 
     Examples
     --------
@@ -136,6 +137,9 @@ def fit(
         # torch takes no samples of most unsigned integers.
         y = to_signed(y) if "uint" in str(y.dtype) else y
 
+    if compile is not None:
+        for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
+            check_hashable(name, value)
     trained = tuple(layers)
     settings: dict[str, Any] = {
         "learning_rate": learning_rate,

@@ -628,3 +628,27 @@ def test_minibatches_of_unsigned_labels(backend, unsigned):
         for kind in (unsigned, "int64")
     )
     assert kernels.digest(got.layers) == kernels.digest(expected.layers)
+
+
+class Unhashable:
+    """A compiler, or a loss, that is equal to others and has no hash."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+
+    def __call__(self, *arguments, **named):
+        return arguments[0] if len(arguments) == 1 else kernels.squared_error(*arguments, **named)
+
+
+@pytest.mark.parametrize("name", ["compile", "loss"])
+def test_what_cannot_be_hashed(asarray, name):
+    """It is refused where something is compiled, and serves where nothing is."""
+    x = asarray(np.ones((2, 1)), "float32")
+    layers = (kernels.Layer(asarray(np.ones((1, 1)), "float32")),)
+    settings = {"learning_rate": 0.1, "steps": 1, "compile": lambda f: f} | {name: Unhashable()}
+    message = f"expected {name} that can be hashed, .*, got Unhashable"
+    with pytest.raises(TypeError, match=message):
+        kernels.fit(layers, x, x, **settings)
+    kernels.fit(layers, x, x, learning_rate=0.1, steps=1, loss=Unhashable())
