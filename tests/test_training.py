@@ -652,3 +652,22 @@ def test_what_cannot_be_hashed(asarray, name):
     with pytest.raises(TypeError, match=message):
         kernels.fit(layers, x, x, **settings)
     kernels.fit(layers, x, x, learning_rate=0.1, steps=1, loss=Unhashable())
+
+
+@pytest.mark.library("torch")
+def test_native_numerics_under_autocast(backend):
+    """Products may have fewer bits there, but every array has the dtype of the network."""
+    import torch
+
+    from backends.autograd.torch import Network
+
+    x = backend.asarray(np.ones((4, 3)), "float32")
+    layers = kernels.init((3, 5, 2), like=x)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        got = kernels.fit(layers, x, x[:, :2], learning_rate=0.1, steps=2)
+        network = Network(layers)
+        prediction = network(x)
+        prediction.sum().backward()
+    for a in (*(a for layer in got.layers for a in layer), got.losses, prediction):
+        assert a.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())

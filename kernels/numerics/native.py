@@ -18,7 +18,11 @@ class Native:
         return a
 
     def matmul(self, a: Array, b: Array) -> Array:
-        return a @ b
+        product = a @ b
+        if product.dtype == a.dtype:
+            return product
+        # torch multiplies in another dtype where it is told to by `torch.autocast`.
+        return cast(Array, array_namespace(a).astype(product, a.dtype))
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         return cast(Array, array_namespace(a).sum(a, axis=axis, keepdims=keepdims))
