@@ -807,7 +807,7 @@ def test_error_of_sums_and_differences(asarray, dtype, name):
 @pytest.mark.parametrize("name", SUMS)
 def test_broadcast_sums_and_differences(asarray, dtype, name):
     """A bias is added to every row."""
-    a, b = ordinary(dtype, 0).reshape(50, 6), ordinary(dtype, 1)[:6]
+    a, b = ordinary(dtype, 0).reshape(50, 6), ordinary(dtype, 1)[:6].reshape(1, 6)
     got = getattr(EXACT, name)(asarray(a), asarray(b))
     np.testing.assert_array_equal(fetch(got), SUMS[name](a, b), strict=True)
 
