@@ -59,6 +59,13 @@ ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda", "dask")
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
 CUDA = ("torch:cuda", "cupy", "jax:cuda")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
+# The schemas of files that only a service reads.
+SCHEMAS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
+    "dependabot": ".github/dependabot.yml",
+    "citation-file-format": "CITATION.cff",
+}
 # Tests of the command line, which needs more than a backend.
 CLI_TESTS = "tests/cli"
 RESULTS = Path(".nox") / "results"
@@ -148,10 +155,15 @@ def doctests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
-    install(session, "ruff")
+    """Check style and format, the workflows, and other files that only a service reads."""
+    install(session, "ruff", "zizmor", "check-jsonschema", "pre-commit")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    for schema, paths in SCHEMAS.items():
+        files = sorted(map(str, Path().glob(paths)))
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+    session.run("zizmor", "--offline", "--quiet", ".github")
+    session.run("pre-commit", "validate-config")
 
 
 @nox.session
