@@ -68,6 +68,9 @@ SCHEMAS = {
 }
 # Tests of the command line, which needs more than a backend.
 CLI_TESTS = "tests/cli"
+BENCHMARK_TESTS = "tests/benchmarks"
+SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
+IGNORED = tuple(f"--ignore={path}" for path in (CLI_TESTS, BENCHMARK_TESTS))
 RESULTS = Path(".nox") / "results"
 TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
 
@@ -114,24 +117,31 @@ def tests(session: nox.Session, backend: str) -> None:
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
-    options = ("--backend", backend, "--record", str(record), f"--ignore={CLI_TESTS}")
+    options = ("--backend", backend, "--record", str(record), *IGNORED)
     pytest(session, backend, *options, *SUBSETS.get(backend, ()), **env)
 
 
 @nox.session
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
-    install(session, "-e", ".[cli,array-api-strict,ndonnx]", "pytest", "hypothesis")
-    pytest(session, "cli", "--backend", "numpy", CLI_TESTS)
+    install(session, "-e", ".[bench,array-api-strict,ndonnx]", "hypothesis")
+    pytest(session, "cli", "--backend", "numpy", CLI_TESTS, *SMOKE)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time the kernel beside other programs; what follows -- goes to `python -m kernels bench`."""
-    install(session, "-e", ".[cli,torch,jax]", "pytest", "hypothesis")
-    tests = ("tests/cli/test_peers.py", "--backend", "torch:cpu", "--backend", "jax:cpu")
-    session.run("python", "-m", "pytest", *tests)
-    session.run("python", "-m", "kernels", "bench", *session.posargs)
+    """Test the benchmarks and run them; what follows -- goes to `python -m benchmarks`."""
+    install(session, "-e", ".[bench,torch,jax]", "hypothesis")
+    selected = ("--backend", "numpy", "--backend", "torch:cpu", "--backend", "jax:cpu")
+    session.run("python", "-m", "pytest", BENCHMARK_TESTS, *selected)
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def record(session: nox.Session) -> None:
+    """Keep what this machine can say about the kernel in the folder that follows --."""
+    install(session, "-e", ".[bench,torch,jax]", "hypothesis")
+    session.run("python", "-m", "benchmarks.record", *session.posargs)
 
 
 @nox.session
@@ -169,7 +179,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types."""
-    install(session, "-e", ".[cli]", "mypy")
+    install(session, "-e", ".[bench]", "mypy")
     session.run("mypy")
 
 

@@ -11,10 +11,11 @@ import sys
 
 os.environ["JAX_ENABLE_X64"] = "1"
 
+
 import kernels
 from backends import workers
 from kernels.cli import identity
-from kernels.cli.cases import generated
+from kernels.cli.problems import tutorial
 from kernels.cli.workers import fit_split
 
 STEPS = 10
@@ -26,8 +27,10 @@ STEPS_OF_SMALL = 4
 
 def small(asarray, dtype):
     """Batches of 7, 7 and 2 samples, the last of which are fewer than the workers."""
-    problem = generated("small", 16, (5, 4, 3), like=asarray([0.0], dtype), learning_rate=1e-3)
-    return problem._replace(batch_size=7)
+    like = asarray([0.0], dtype)
+    x, y = (kernels.random.normal((16, n), seed=0, stream=n, like=like) for n in (5, 3))
+    layers = kernels.init((5, 4, 3), like=like)
+    return tutorial(like=like)._replace(x=x, y=y, layers=layers, learning_rate=1e-3, batch_size=7)
 
 
 def digest_after(problem, fit, steps, numerics):

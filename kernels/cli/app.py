@@ -1,38 +1,22 @@
-"""The commands put together, and what becomes of their errors."""
+"""The commands put together."""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from . import entry
 from .backends import backends
-from .bench import bench
 from .check import check
-from .common import CliError, warn
+from .common import CliError
 from .export import export
-from .record import record
 from .train import train
 from .verify import verify
 
 __all__ = ["app", "run"]
-
-
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    """Tell Ctrl-C here, since some versions of typer make an exit status of it, some an Abort."""
-
-    @functools.wraps(command)
-    def run(*arguments: object, **options: object) -> None:
-        try:
-            command(*arguments, **options)
-        except KeyboardInterrupt as error:
-            raise CliError("stopped by Ctrl-C", status=130) from error
-
-    return run
-
 
 app = typer.Typer(
     name="array-api-kernels",
@@ -41,11 +25,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, export, verify, check, bench, record, backends):
-    app.command()(_stoppable(_command))
+for _command in (train, export, verify, check, backends):
+    entry.add(app, _command)
 
-# The base of every mistake in an option; no other name for it is exported by every typer.
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def bench(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Say where the command went."""
+    raise CliError("bench is `python -m benchmarks` now, in a clone of the repository")
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def record(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Say where the command went."""
+    raise CliError("record is `python -m benchmarks.record` now, in a clone of the repository")
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,17 +67,5 @@ def _main(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 2 for a mistake in the input, 130 for Ctrl-C, else 1."""
-    try:
-        status = app(arguments, standalone_mode=False)
-    except CliError as error:
-        return _fail(str(error), error.status)
-    except _USAGE_ERROR as error:
-        return _fail(getattr(error, "format_message", error.__str__)(), 2)
-    return status if isinstance(status, int) else 0
-
-
-def _fail(message: str, status: int) -> int:
-    sentence = " ".join(message.split())
-    warn(f"Error: {sentence.rstrip('.')}.")
-    return status
+    """Run the command line and return its exit status; see `entry.run`."""
+    return entry.run(app, arguments)

@@ -783,3 +783,50 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert out == ""
     assert err == "Error: stopped by Ctrl-C.\n"
     assert not path.exists()
+
+
+# Output that takes nothing
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_a_full_device_for_output_is_told(options, tmp_path):
+    """After what was asked for is done."""
+    path = tmp_path / "net.safetensors"
+    command = ("train", "--problem", "tutorial", "--steps", "1", "--save", str(path), *options)
+    with open("/dev/full", "w") as full:
+        got = subprocess.run(
+            [sys.executable, "-m", "kernels", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=PLAIN,
+            check=False,
+        )
+    assert got.returncode == 1
+    assert got.stderr == "Error: cannot write to standard output: No space left on device.\n"
+    assert path.exists()
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    got = subprocess.run(
+        [sys.executable, "-m", "kernels", "train", "--problem", "tutorial", "--steps", "1"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=PLAIN,
+        check=False,
+    )
+    os.close(write)
+    assert (got.returncode, got.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("name", ["bench", "record"])
+def test_commands_that_went_elsewhere_say_where(run, name):
+    out, err = run(name, "--quick", "results", "--case=all", status=2)
+    assert out == ""
+    assert "python -m benchmarks" in err
+    assert err.count("\n") == 1
+    assert name not in run("--help")[0].split()

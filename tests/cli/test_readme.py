@@ -1,4 +1,4 @@
-"""Every program and every `python -m kernels` command of the README runs."""
+"""Every program and every command of this repository in the README runs."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ BLOCKS = [
     commands
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     if "--engine" not in block
-    and (commands := re.findall(r"^python -m (kernels.*)$", block, re.MULTILINE))
+    and (commands := re.findall(r"^python -m ((?:kernels|benchmarks).*)$", block, re.MULTILINE))
 ]
 
 
@@ -38,6 +38,8 @@ def test_commands_run(block, tmp_path):
     pytest.importorskip("typer", reason="the command line is not installed")
     if any(command.startswith("kernels export") for command in block):
         pytest.importorskip("ndonnx", reason="export needs array-api-kernels[ndonnx]")
+    if any(command.startswith("benchmarks") for command in block):
+        pytest.importorskip("cpuinfo", reason="benchmarks need array-api-kernels[bench]")
     for command in block:
         assert run("-m", *command.split(), cwd=tmp_path)
 

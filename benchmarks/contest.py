@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 
 import backends
 from backends import Backend
+from kernels.cli.common import NUMERICS, CliError
+from kernels.cli.problems import Problem
+from kernels.cli.running import compiles
+from kernels.network import Layer
+from kernels.numerics import Exact, Numerics
+from kernels.training import fit
 
-from ..network import Layer
-from ..numerics import Exact, Numerics
-from ..training import fit
 from .cases import Case, sizes_of
-from .common import NUMERICS, CliError
-from .memory import Memory, measure
+from .memory import allocated
 from .peers import NUMPY_LOOP, PEERS, Peer, Train, matrix_products
-from .problems import Problem
-from .running import compiles
 from .timing import Spread, interleave, ratios, rounds_for, spread, timed
 
-__all__ = ["BENCH_NUMERICS", "Contest", "Contestant", "Ratio", "Settings", "Timed", "hold"]
+__all__ = ["BENCH_NUMERICS", "Contest", "Contestant", "Plan", "Ratio", "Timed", "hold"]
 
 BENCH_NUMERICS: dict[str, Numerics] = NUMERICS | {"exact-1": Exact(products=1)}
 
 
-class Settings(NamedTuple):
+class Plan(NamedTuple):
     """What is timed, and for how long.
 
     Attributes
@@ -94,10 +94,10 @@ class Timed(NamedTuple):
         Seconds.
     rounds
         Seconds per step in each round.
-    memory
-        Of a run.
+    allocated_bytes
+        The most that a run held of its own; None where nobody counts.
     weights
-        How many times the largest weight the allocated memory is.
+        How many times the largest weight that is.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Timed(NamedTuple):
     first_run_seconds: float
     per_step: Spread
     rounds: list[float]
-    memory: Memory
+    allocated_bytes: int | None
     weights: float | None
 
 
@@ -147,7 +147,7 @@ class Contest(NamedTuple):
 
 
 def hold(
-    name: str, case: Case, dtype: str, settings: Settings, progress: Callable[[str], object]
+    name: str, case: Case, dtype: str, plan: Plan, progress: Callable[[str], object]
 ) -> Contest:
     """Check that all contestants compute the same, then time them in rounds.
 
@@ -156,11 +156,11 @@ def hold(
     CliError
         If the first two losses of one are not the kernel's, or no contestant runs.
     """
-    steps = settings.steps or case.steps
+    steps = plan.steps or case.steps
     host = case.make(backends.get("numpy").asarray, dtype)
     ready: list[tuple[Contestant, Train]] = []
     first_runs, second_runs, not_run = [], [], []
-    for contestant in _contestants(case, host, dtype, settings):
+    for contestant in _contestants(case, host, dtype, plan):
         progress(f"{name} {dtype}: first run of {contestant.name}")
         try:
             # Making it is no part of its first run: the weights are drawn and moved.
@@ -179,7 +179,7 @@ def hold(
     if not ready:
         raise CliError(f"nothing of {name} runs: {not_run[0][1] if not_run else 'none is chosen'}")
     programs = [_program(contestant, train, steps) for contestant, train in ready]
-    rounds = settings.rounds or rounds_for(settings.seconds, second_runs)
+    rounds = plan.rounds or rounds_for(plan.seconds, second_runs)
     seconds = interleave(
         programs, rounds, lambda done: progress(f"{name} {dtype}: round {done} of {rounds}")
     )
@@ -189,10 +189,10 @@ def hold(
         ready, programs, first_runs, seconds, strict=True
     ):
         progress(f"{name} {dtype}: memory of {contestant.name}")
-        memory = measure(program, contestant.backend)
+        peak = allocated(program, contestant.backend)
         per_step = [each / steps for each in run]
-        weights = None if memory.allocated_bytes is None else memory.allocated_bytes / largest
-        rows.append(Timed(*contestant[:5], first, spread(per_step), per_step, memory, weights))
+        weights = None if peak is None else peak / largest
+        rows.append(Timed(*contestant[:5], first, spread(per_step), per_step, peak, weights))
     return Contest(
         name,
         dtype,
@@ -215,14 +215,14 @@ def _program(contestant: Contestant, train: Train, steps: int) -> Callable[[], A
     return program
 
 
-def _contestants(case: Case, host: Problem, dtype: str, settings: Settings) -> Iterator[Contestant]:
-    for place in settings.places:
+def _contestants(case: Case, host: Problem, dtype: str, plan: Plan) -> Iterator[Contestant]:
+    for place in plan.places:
         problem = case.make(place.asarray, dtype)
-        for numerics in settings.numerics:
+        for numerics in plan.numerics:
             # One product is too few for float64.
             if numerics == "exact-1" and dtype == "float64":
                 continue
-            for mode in settings.modes:
+            for mode in plan.modes:
                 compiled = mode == "compiled"
                 if compiled and not compiles(place):
                     continue
@@ -244,8 +244,8 @@ def _contestants(case: Case, host: Problem, dtype: str, settings: Settings) -> I
             _later(_products, problem, place),
             place.synchronize,
         )
-    for peer, place in _peers(host, dtype, settings.places):
-        several = sum(_library(p.name) == peer.library for p in settings.places) > 1
+    for peer, place in _peers(host, dtype, plan.places):
+        several = sum(_library(p.name) == peer.library for p in plan.places) > 1
         yield Contestant(
             f"{peer.name}, {place.name}" if several else peer.name,
             "peer",

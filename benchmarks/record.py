@@ -1,4 +1,4 @@
-"""`python -m kernels record`: what this machine can say about the kernel, kept in files."""
+"""`python -m benchmarks.record`: what this machine can say about the kernel, kept in files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from rich.console import Console
 
 import backends
 from backends import Backend
+from kernels.cli.common import DTYPES, CliError, as_cli_error, choose, find_backend, require, warn
+from kernels.cli.entry import entry
+from kernels.cli.report import make_table, print_table, verify_table
+from kernels.cli.running import device_of, for_speed
+from kernels.cli.verify import Verified
 
 from .cases import CASES
-from .common import DTYPES, CliError, as_cli_error, choose, find_backend, require, warn
-from .report import make_table, print_table, verify_table
-from .running import device_of, for_speed
-from .verify import Verified
 
 __all__ = ["Suite", "record"]
 
-# Only a clone of the repository and the source distribution have tests.
-_TESTS = Path(__file__).parents[2] / "tests"
+_TESTS = Path(__file__).parents[1] / "tests"
+_NOT_OF_A_BACKEND = ("cli", "benchmarks")
 
 
 class Suite(NamedTuple):
@@ -53,22 +54,21 @@ def record(
     case: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A case of bench: {', '.join(CASES)}, or all; may be given again. Default: all."
+            help=f"A case of benchmarks: {', '.join(CASES)}, or all; may be given again. "
+            "Default: all."
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few rounds of bench, for a first look.")
+        bool, typer.Option("--quick", help="A few rounds of benchmarks, for a first look.")
     ] = False,
 ) -> None:
-    """Run the tests, verify and bench with what is installed, and keep what came of them.
+    """Run the tests, verify and benchmarks with what is installed, and keep what came of them.
 
     Nothing is fetched. Writes DATE-DEVICE.json, .png and a page, .md, into DIR. The exit status is
     1 if a test failed or an exact digest differs; the files are written nevertheless.
     """
-    require("pytest", "record")
+    require("pytest", "record", extra="bench")
     require("matplotlib", "record")
-    if not _TESTS.is_dir():
-        raise CliError("record runs the tests, which only a clone of the repository has")
     cases = [choose("--case", name, (*CASES, "all")) for name in case or ["all"]]
     chosen = backend or backends.available()
     places = [find_backend(name, "float32", "exact") for name in dict.fromkeys(chosen)]
@@ -82,12 +82,12 @@ def record(
             status.update(f"tests of {place.name}")
             suites.append(_test(place, Path(scratch) / "tests.xml"))
         status.update("verify")
-        verified = json.loads(_kernels("verify", "--json", *_options("--backend", names)))
-        status.update("bench")
+        verified = json.loads(_output("kernels", "verify", "--json", *_options("--backend", names)))
+        status.update("benchmarks")
         fast = [place.name for place in places if for_speed(place)] or names
         options = (*_options("--backend", fast), *_options("--case", cases))
         options = (*options, *_options("--dtype", DTYPES), *(["--quick"] if quick else []))
-        tables = _kernels("bench", *options, "--output", scratch)
+        tables = _output("benchmarks", *options, "--output", scratch)
         measured = json.loads((Path(scratch) / "bench.json").read_text())
         machine = measured["machine"]
         name = f"{machine['date'][:10]}-{_slug(places, machine['cpu'])}"
@@ -117,7 +117,8 @@ def record(
 def _test(place: Backend, report: Path) -> Suite:
     """Run the tests of a backend, without those of the command line."""
     report.unlink(missing_ok=True)
-    options = ("--backend", place.name, f"--junitxml={report}", f"--ignore={_TESTS / 'cli'}")
+    ignored = (f"--ignore={_TESTS / name}" for name in _NOT_OF_A_BACKEND)
+    options = ("--backend", place.name, f"--junitxml={report}", *ignored)
     output, _ = _run("pytest", "-q", *options, str(_TESTS))
     if not report.exists():
         raise CliError(f"the tests of {place.name} did not run: {_last_line(output)}", status=1)
@@ -135,12 +136,12 @@ def _test(place: Backend, report: Path) -> Suite:
     )
 
 
-def _kernels(*arguments: str) -> str:
-    """Run a command of this package in a process of its own; return what it printed."""
-    output, status = _run("kernels", *arguments)
+def _output(module: str, *arguments: str) -> str:
+    """Run a module in a process of its own; return what it printed."""
+    output, status = _run(module, *arguments)
     # 1 says that a digest differs, which the output tells.
     if status > 1 or not output:
-        raise CliError(f"{arguments[0]} failed with exit status {status}", status=1)
+        raise CliError(f"python -m {module} failed with exit status {status}", status=1)
     return output
 
 
@@ -209,3 +210,7 @@ def _take(console: Console) -> str:
     file.seek(0)
     file.truncate()
     return text
+
+
+if __name__ == "__main__":
+    sys.exit(entry("benchmarks.record", record)())

@@ -1,4 +1,4 @@
-"""The programs that `bench` compares with train as the kernel does."""
+"""The programs that the kernel is compared with train as the kernel does."""
 
 import importlib.util
 
@@ -8,8 +8,8 @@ from _assert import fetch
 
 import backends
 import kernels
-from kernels.cli.cases import CASES, generated, sizes_of
-from kernels.cli.peers import PEERS, matrix_products
+from benchmarks.cases import CASES, generated, sizes_of
+from benchmarks.peers import PEERS, matrix_products
 from kernels.cli.problems import Problem
 
 SIZES = (12, 8, 6, 3)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 from backends import Backend
+from kernels.network import Layer
+from kernels.training import fit
 
-from ..network import Layer
-from ..training import fit
 from .contest import BENCH_NUMERICS
 from .machine import memory_bytes
 from .peers import matrix_products
@@ -100,7 +99,7 @@ def grow(
     progress
         Called with a sentence before each size.
     """
-    limit = (memory_bytes() or math.inf) * memory_fraction
+    limit = memory_bytes() * memory_fraction
     names = (*numerics, _PRODUCTS)
     points: dict[str, list[Point]] = {name: [] for name in names}
     spent = last = 0.0

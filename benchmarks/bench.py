@@ -1,4 +1,4 @@
-"""`python -m kernels bench`: the kernel's speed and memory beside those of other programs."""
+"""`python -m benchmarks`: the kernel's speed and memory beside those of other programs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.console import Console
 
 import backends
 from backends import Backend
+from kernels.cli.common import DTYPES, as_cli_error, choose, console, find_backend, require
+from kernels.cli.running import compiles, device_of, for_speed
 
-from .bench_report import (
+from .cases import CASES
+from .contest import BENCH_NUMERICS, Contest, Plan, hold
+from .growth import EXPECTED, Growth, grow
+from .machine import describe
+from .tables import (
     contest_tables,
     growth_tables,
     machine_table,
     plot_contests,
     plot_growth,
 )
-from .cases import CASES
-from .common import DTYPES, as_cli_error, choose, console, find_backend, require
-from .contest import BENCH_NUMERICS, Contest, Settings, hold
-from .growth import EXPECTED, Growth, grow
-from .machine import describe
-from .running import compiles, device_of, for_speed
 
 __all__ = ["bench"]
 
@@ -111,7 +111,8 @@ def bench(
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     require("numpy", "bench")
-    require("threadpoolctl", "bench")
+    for module in ("cpuinfo", "psutil", "threadpoolctl"):
+        require(module, "bench", extra="bench")
     if output is not None:
         _check_output(output)
     cases = _chosen("--case", case, (*CASES, "all"), ("tutorial",))
@@ -144,9 +145,9 @@ def bench(
                 )
         else:
             rounds = _QUICK_ROUNDS if quick and rounds is None else rounds
-            settings = Settings(places, names, modes, steps, rounds, seconds)
+            plan = Plan(places, names, modes, steps, rounds, seconds)
             for name, kind in product(cases, dtypes):
-                contests.append(hold(name, CASES[name], kind, settings, status.update))
+                contests.append(hold(name, CASES[name], kind, plan, status.update))
     machine = describe() | {"devices": [f"{place.name}: {device_of(place)}" for place in places]}
     found = {"machine": machine, "cases": contests, "growth": growths}
     text = json_format.dumps(_plain(found), indent=2, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What `bench` found, as tables and charts."""
+"""What was measured, as tables and charts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from kernels.cli.report import duration, make_table, print_table
+
 from .contest import Contest
 from .growth import Growth
-from .report import duration, make_table, print_table
 
 __all__ = [
     "contest_tables",
@@ -25,12 +26,10 @@ _COLOURS = {"kernel": "tab:blue", "peer": "tab:orange", "floor": "tab:grey"}
 
 def machine_table(console: Console, machine: dict[str, Any]) -> None:
     """Print what the measurements were made on."""
-    memory = machine["memory_bytes"]
     facts = make_table()
     facts.add_row("date", machine["date"])
     facts.add_row("CPU", f"{machine['cpu']}, {machine['cores']} cores")
-    if memory is not None:
-        facts.add_row("memory", f"{memory / 2**30:.1f} GiB")
+    facts.add_row("memory", f"{machine['memory_bytes'] / 2**30:.1f} GiB")
     if machine["devices"]:
         facts.add_row("devices", ", ".join(machine["devices"]))
     facts.add_row("system", machine["system"])
@@ -46,18 +45,15 @@ def contest_tables(console: Console, contest: Contest) -> None:
         f"{contest.case}: network {sizes}, batch {contest.batch}, {contest.dtype}; "
         f"median and quartiles of {contest.rounds} rounds of {contest.steps} steps"
     )
-    times = make_table(
-        "program", "per step", "quartiles", "first run", "allocated", "in weights", "resident"
-    )
+    times = make_table("program", "per step", "quartiles", "first run", "allocated", "in weights")
     for row in contest.contestants:
-        allocated, resident = row.memory
         times.add_row(
             row.name,
             duration(row.per_step.median),
             f"{duration(row.per_step.q1)} to {duration(row.per_step.q3)}",
             duration(row.first_run_seconds),
-            *(("", "") if row.weights is None else (_size(allocated), f"{row.weights:.1f}")),
-            "" if resident is None else _size(resident),
+            "" if row.allocated_bytes is None else f"{row.allocated_bytes / 2**20:.2f} MiB",
+            "" if row.weights is None else f"{row.weights:.1f}",
         )
     print_table(console, times)
     console.print()
@@ -145,7 +141,3 @@ def plot_growth(path: Path, growths: Sequence[Growth]) -> None:
 
 def _series(growth: Growth) -> str:
     return f"{growth.numerics}, {growth.backend}" + (" compiled" if growth.compiled else "")
-
-
-def _size(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:.2f} MiB"

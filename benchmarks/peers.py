@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from backends import Backend
+from kernels._typing import Array
+from kernels.cli.problems import Problem
+from kernels.losses import Loss, softmax_cross_entropy, squared_error
+from kernels.network import Layer, forward
+from kernels.training import batches
 
-from .._typing import Array
-from ..losses import Loss, softmax_cross_entropy, squared_error
-from ..network import Layer, forward
-from ..training import batches
 from .cases import sizes_of
-from .problems import Problem
 
 __all__ = ["NUMPY_LOOP", "PEERS", "Peer", "Train", "matrix_products"]
 

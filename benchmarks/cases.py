@@ -1,15 +1,15 @@
-"""What `bench` trains: networks and data of several sizes."""
+"""What is timed: networks and data of several sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .. import random
-from .._typing import Array
-from ..losses import squared_error
-from ..network import init
-from .problems import Problem, digits, tutorial
+from kernels import random
+from kernels._typing import Array
+from kernels.cli.problems import Problem, digits, tutorial
+from kernels.losses import squared_error
+from kernels.network import init
 
 __all__ = ["CASES", "Case", "generated", "sizes_of"]
 

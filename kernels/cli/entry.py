@@ -1,0 +1,101 @@
+"""Programs made of commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
+
+import typer
+
+from .common import CliError, warn
+
+__all__ = ["add", "entry", "run"]
+
+# The base of every mistake in an option; no other name for it is exported by every typer.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def entry(name: str, command: Callable[..., None]) -> Callable[..., int]:
+    """Make of one command a function like `run`, with a program of that command alone."""
+    app = typer.Typer(name=name, add_completion=False, pretty_exceptions_enable=False)
+    add(app, command)
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        return run(app, arguments)
+
+    return main
+
+
+def add(app: typer.Typer, command: Callable[..., None], **settings: object) -> None:
+    """Add a command to a program."""
+
+    @functools.wraps(command)
+    def stoppable(*arguments: object, **options: object) -> None:
+        # Told here, since some versions of typer make an exit status of it, some an Abort.
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise CliError("stopped by Ctrl-C", status=130) from error
+
+    app.command(context_settings=_SETTINGS, **settings)(stoppable)  # type: ignore[arg-type]
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a program; return 0, 2 for a mistake in the input, 130 for Ctrl-C, else 1."""
+    try:
+        with redirect_stdout(_Output(sys.stdout)):
+            status = app(arguments, standalone_mode=False)
+            sys.stdout.flush()
+    except _OutputError as error:
+        # Python flushes what is left once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(str(error), error.status)
+    except CliError as error:
+        return _fail(str(error), error.status)
+    except _USAGE_ERROR as error:
+        return _fail(getattr(error, "format_message", error.__str__)(), 2)
+    return status if isinstance(status, int) else 0
+
+
+class _OutputError(CliError):
+    """Standard output took no more."""
+
+
+class _Output:
+    """Standard output, whose errors are told in a sentence, but for a reader that has gone."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with self._told():
+            return self._file.write(text)
+
+    def flush(self) -> None:
+        with self._told():
+            self._file.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise _OutputError(f"cannot write to standard output: {reason}", status=1) from error
+
+
+def _fail(message: str, status: int) -> int:
+    sentence = " ".join(message.split())
+    warn(f"Error: {sentence.rstrip('.')}.")
+    return status
