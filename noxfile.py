@@ -153,14 +153,14 @@ def hunt(session: nox.Session) -> None:
 
 @nox.session
 def doctests(session: nox.Session) -> None:
-    """Run the examples in the docstrings and in docs/."""
+    """Run the examples in the docstrings and in docs."""
     install(session, "-e", ".[cli]", "pytest", "hypothesis")
     # Those of backends.autograd need its libraries, and run in the tests of these; the others need
     # torch and Dask to be imported at all.
     modules = ("autograd", "workers/_dtensor.py", "workers/_dask_steps.py")
     ignored = (f"--ignore=backends/{module}" for module in modules)
     options = ("--doctest-modules", "--doctest-glob=*.md", *ignored)
-    pytest(session, "doctests", *options, "kernels", "backends", "docs")
+    pytest(session, "doctests", *options, "kernels", "backends", "benchmarks", "docs")
 
 
 @nox.session
