@@ -202,7 +202,7 @@ def package(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def identical(session: nox.Session) -> None:
     """Print the digests of exact training that the last sessions of the tests saw."""
-    committed = json.loads(Path("kernels/cli/digests.json").read_text())
+    committed = json.loads(Path("kernels/reference/digests.json").read_text())
     rows = [("backend", "version", "mode", "problem", "dtype", "steps", "digest", "")]
     for name in EXTRAS:
         for run in found(name).get("digests", ()):

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import backends
 from backends import Backend
 from kernels.cli.common import NUMERICS, CliError
-from kernels.cli.problems import Problem
 from kernels.cli.running import compiles
 from kernels.network import Layer
 from kernels.numerics import Exact, Numerics
+from kernels.reference.problems import Problem
 from kernels.training import fit
 
 from .cases import Case, sizes_of

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from backends import Backend
 from kernels._typing import Array
-from kernels.cli.problems import Problem
 from kernels.losses import Loss, softmax_cross_entropy, squared_error
 from kernels.network import Layer, forward
+from kernels.reference.problems import Problem
 from kernels.training import batches
 
 from .cases import sizes_of

@@ -21,9 +21,9 @@ import backends
 from backends import Backend
 from kernels.cli.common import DTYPES, CliError, as_cli_error, choose, find_backend, require, warn
 from kernels.cli.entry import entry
-from kernels.cli.report import make_table, print_table, verify_table
 from kernels.cli.running import device_of, for_speed
-from kernels.cli.verify import Verified
+from kernels.cli.tables import make_table, print_table
+from kernels.cli.verify import Verified, verify_table
 
 from .cases import CASES
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kernels.cli.report import duration, make_table, print_table
+from kernels.cli.tables import duration, make_table, print_table
 
 from .contest import Contest
 from .growth import Growth

@@ -14,9 +14,9 @@ os.environ["JAX_ENABLE_X64"] = "1"
 
 import kernels
 from backends import workers
-from kernels.cli import identity
-from kernels.cli.problems import tutorial
 from kernels.cli.workers import fit_split
+from kernels.reference import training as reference
+from kernels.reference.problems import tutorial
 
 STEPS = 10
 # Divides no batch.
@@ -76,7 +76,7 @@ def sent(problem, fit, numerics):
 
 def observe(team):
     fit = fit_split(team)
-    problem = identity.make("tutorial", team.backend, "float32")
+    problem = reference.make("tutorial", team.backend, "float32")
     native, exact = (
         digest_after(problem, fit, STEPS, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)
     )
@@ -86,7 +86,7 @@ def observe(team):
             sent(problem, fit, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)
         ]
     if team.count == UNEVEN:
-        problem = identity.make("digits", team.backend, "float64")
+        problem = reference.make("digits", team.backend, "float64")
         found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)
         problem = small(team.backend.asarray, "float32")
         found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)

@@ -6,18 +6,18 @@ from functools import partial
 import pytest
 
 import kernels
-from kernels.cli import identity
+from kernels.reference import training as reference
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("problem", identity.PROBLEMS)
+@pytest.mark.parametrize("problem", reference.PROBLEMS)
 def test_committed_digests(backend, problem, dtype, compiled, record):
     """Weights before and after 1, 10 and 500 steps, as far as the library gets, are the same."""
     if compiled and backend.compile(len) is len:
         pytest.skip(f"{backend.name} has no compiler")
-    checkpoints = identity.checkpoints(backend, compiled=compiled)
-    made = identity.make(problem, backend, dtype)
-    trained = identity.train(
+    checkpoints = reference.checkpoints(backend, compiled=compiled)
+    made = reference.make(problem, backend, dtype)
+    trained = reference.train(
         made, backend, numerics=kernels.EXACT, compiled=compiled, checkpoints=checkpoints
     )
     record["digests"].append(
@@ -28,7 +28,7 @@ def test_committed_digests(backend, problem, dtype, compiled, record):
             "digests": trained.digests,
         }
     )
-    committed = identity.committed()[problem][dtype]
+    committed = reference.committed()[problem][dtype]
     assert trained.digests == {number: committed[number] for number in checkpoints}
 
 
@@ -36,20 +36,20 @@ def test_checkpoints_of_slow_libraries(backend):
     """Only a library that calls itself slow is let off the last steps, and not if asked."""
     quick, slow = backend._replace(slow=False), backend._replace(slow=True)
     for compiled, fewer in ((True, (0, 1, 10)), (False, (0, 1))):
-        assert identity.checkpoints(quick, compiled=compiled) == (0, 1, 10, 500)
-        assert identity.checkpoints(slow, compiled=compiled) == fewer
-        assert identity.checkpoints(slow, compiled=compiled, steps=500) == (0, 1, 10, 500)
-        assert identity.checkpoints(quick, compiled=compiled, steps=1) == (0, 1)
+        assert reference.checkpoints(quick, compiled=compiled) == (0, 1, 10, 500)
+        assert reference.checkpoints(slow, compiled=compiled) == fewer
+        assert reference.checkpoints(slow, compiled=compiled, steps=500) == (0, 1, 10, 500)
+        assert reference.checkpoints(quick, compiled=compiled, steps=1) == (0, 1)
 
 
 def test_native_training_has_other_digests(backend, dtype):
     """The digests are of exact arithmetic: the library's own does not happen to give them."""
-    checkpoints = identity.checkpoints(backend, compiled=False)
-    made = identity.make("tutorial", backend, dtype)
-    trained = identity.train(
+    checkpoints = reference.checkpoints(backend, compiled=False)
+    made = reference.make("tutorial", backend, dtype)
+    trained = reference.train(
         made, backend, numerics=kernels.NATIVE, compiled=False, checkpoints=checkpoints
     )
-    expected = identity.committed()["tutorial"][dtype]
+    expected = reference.committed()["tutorial"][dtype]
     assert trained.digests[0] == expected[0]
     assert trained.digests[checkpoints[-1]] != expected[checkpoints[-1]]
 
@@ -59,10 +59,10 @@ def test_difference_is_named(backend, dtype, monkeypatch):
     import backends
 
     numpy = backends.get("numpy")
-    find = partial(identity.first_difference, compiled=False, steps=1 if backend.slow else 2)
-    for problem in identity.PROBLEMS:
+    find = partial(reference.first_difference, compiled=False, steps=1 if backend.slow else 2)
+    for problem in reference.PROBLEMS:
         assert find(problem, dtype, backend, numpy) is None, problem
-    make = identity.make
+    make = reference.make
 
     def changed(problem, place, dtype):
         made = make(problem, place, dtype)
@@ -70,17 +70,17 @@ def test_difference_is_named(backend, dtype, monkeypatch):
             made = made._replace(learning_rate=made.learning_rate * 2)
         return made
 
-    monkeypatch.setattr(identity, "make", changed)
+    monkeypatch.setattr(reference, "make", changed)
     assert find("digits", dtype, backend, numpy) == "step 1, layers[0].weight"
 
 
 def test_file_of_digests_is_complete():
     """Every problem has every dtype and checkpoint."""
-    committed = identity.committed()
-    assert tuple(committed) == identity.PROBLEMS
+    committed = reference.committed()
+    assert tuple(committed) == reference.PROBLEMS
     for by_dtype in committed.values():
         assert tuple(by_dtype) == ("float32", "float64")
         for digests in by_dtype.values():
-            assert tuple(digests) == identity.CHECKPOINTS
+            assert tuple(digests) == reference.CHECKPOINTS
             assert len(set(digests.values())) == len(digests)
     assert json.dumps(committed)

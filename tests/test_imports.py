@@ -39,7 +39,7 @@ def imported_by(statement):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["kernels", "backends", "kernels.cli"])
+@pytest.mark.parametrize("package", ["kernels", "backends", "kernels.cli", "kernels.reference"])
 def test_import_brings_no_array_library(package):
     seen = imported_by(f"import {package}")
     assert package.partition(".")[0] in seen
@@ -76,7 +76,8 @@ def imports(path):
 MATHEMATICS = sorted(
     path
     for path in KERNELS.rglob("*.py")
-    if "cli" not in path.relative_to(KERNELS).parts and path.name != "__main__.py"
+    if not {"cli", "reference", "conformance"}.intersection(path.relative_to(KERNELS).parts)
+    and path.name != "__main__.py"
 )
 
 

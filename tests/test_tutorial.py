@@ -11,7 +11,7 @@ import pytest
 from _assert import fetch
 
 import kernels
-from kernels.cli.problems import tutorial
+from kernels.reference.problems import tutorial
 
 STEPS = 500
 

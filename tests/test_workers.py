@@ -15,7 +15,7 @@ import pytest
 
 import backends
 import kernels
-from kernels.cli import identity
+from kernels.reference import training as reference
 
 pytestmark = pytest.mark.library("torch", "jax", "dask")
 for module in ("typer", "rich", "safetensors"):
@@ -27,7 +27,7 @@ TESTS = Path(__file__).parent
 README = (TESTS.parent / "README.md").read_text()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 SHORT = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
-COMMITTED = identity.committed()["tutorial"]["float32"][10]
+COMMITTED = reference.committed()["tutorial"]["float32"][10]
 
 
 def start(*arguments, cwd=None, **environment):
@@ -97,7 +97,7 @@ def test_batches_that_three_workers_do_not_divide(backend, found):
     if _workers.UNEVEN not in found:
         pytest.skip(f"{backend.name} has fewer than {_workers.UNEVEN} devices here")
     seen = found[_workers.UNEVEN]
-    assert seen["digits"] == identity.committed()["digits"]["float64"][_workers.STEPS]
+    assert seen["digits"] == reference.committed()["digits"]["float64"][_workers.STEPS]
     numpy = backends.get("numpy")
     problem = _workers.small(numpy.asarray, "float32")
     assert seen["small"] == _workers.digest_after(

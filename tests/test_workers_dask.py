@@ -17,7 +17,7 @@ import pytest
 import kernels
 from backends import workers
 from backends.workers import WorkerLost
-from kernels.cli import identity
+from kernels.reference import training as reference
 
 pytestmark = pytest.mark.library("dask")
 psutil = pytest.importorskip("psutil", reason="distributed is not installed")
@@ -28,7 +28,7 @@ MEMORY_LIMIT = 250_000_000
 # Dask's nanny would end a worker at 0.95 of its limit.
 NO_NANNY = "--no-nanny"
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
-COMMITTED = identity.committed()["tutorial"]["float32"][10]
+COMMITTED = reference.committed()["tutorial"]["float32"][10]
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import json as json_format
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.console import Console
 
 import backends as known
 
 from .common import DTYPES, console
-from .report import backends_table
+from .tables import make_table, print_table
 
 __all__ = ["Found", "backends", "find"]
 
@@ -48,7 +49,7 @@ def backends(
     if json:
         typer.echo(json_format.dumps([each._asdict() for each in found], indent=2))
     else:
-        backends_table(console(), found)
+        _print_table(console(), found)
 
 
 def find(name: str) -> Found:
@@ -77,3 +78,24 @@ def _refusal(backend: Any, dtype: str) -> str | None:
     except (AttributeError, TypeError, ValueError) as error:
         return str(error)
     return None
+
+
+def _print_table(console: Console, found: list[Found]) -> None:
+    """Print what can run here, and below it why the rest cannot."""
+    table = make_table("backend", "runs here", "version", "devices", "dtypes")
+    for each in found:
+        table.add_row(
+            each.backend,
+            "yes" if each.runs else "no",
+            each.version or "",
+            "\n".join(each.devices),
+            ", ".join(each.dtypes),
+        )
+    print_table(console, table)
+    notes = [(each.backend, note) for each in found for note in each.notes]
+    if notes:
+        console.print()
+        reasons = make_table()
+        for backend, note in notes:
+            reasons.add_row(backend, note)
+        print_table(console, reasons)

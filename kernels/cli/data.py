@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from .._typing import Array
 from ..losses import Loss, softmax_cross_entropy, squared_error
 from ..network import init
+from ..reference.problems import Preparation, Problem, split
 from .common import CliError
-from .problems import Preparation, Problem, split
 
 __all__ = ["FOLDER", "TASKS", "Table", "make_problem", "read_folder", "read_table"]
 

@@ -22,11 +22,14 @@ from .common import (
     console,
     require,
 )
-from .report import model_table
+from .tables import make_table, print_table
 
 __all__ = ["export"]
 
 WHAT = ("forward", "step")
+# By their number in ONNX files.
+_ONNX_DTYPES = {1: "float32", 7: "int64", 11: "float64"}
+
 LOSSES: dict[str, Loss] = {
     "squared_error": squared_error,
     "softmax_cross_entropy": softmax_cross_entropy,
@@ -99,7 +102,7 @@ def export(
             )
     with as_cli_error(OSError, prefix=f"cannot write {model}: ", status=1):
         model.write_bytes(made.SerializeToString())
-    model_table(console(), model, made)
+    _print_model(console(), model, made)
 
 
 def _check_step(what: str, options: dict[str, Any]) -> None:
@@ -131,3 +134,17 @@ def _load(path: Path) -> tuple[Layer, ...]:
         except ValueError as error:
             refusals.append(str(error).splitlines()[0])
     raise CliError(refusals[0])
+
+
+def _print_model(console: Console, path: Path, model: Any) -> None:
+    """Print what an ONNX model takes and gives."""
+    facts = make_table()
+    facts.add_row("model", str(path))
+    facts.add_row("opset", ", ".join(str(opset.version) for opset in model.opset_import))
+    facts.add_row("nodes", str(len(model.graph.node)))
+    for label, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            shape = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
+            facts.add_row(label, f"{value.name} {_ONNX_DTYPES[tensor.elem_type]} ({shape})")
+    print_table(console, facts)

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
-from .problems import Preparation
-
-if TYPE_CHECKING:
-    from .backends import Found
-    from .checkup import Checked
-    from .verify import Verified
+from ..reference.problems import Preparation
+from .tables import duration, make_table, print_table
 
 __all__ = [
     "Report",
     "as_json",
-    "backends_table",
-    "check_report",
-    "duration",
-    "make_table",
     "milestones",
-    "model_table",
     "plot_losses",
-    "print_table",
     "report_table",
-    "verify_table",
 ]
-
-
-# By their number in ONNX files.
-_ONNX_DTYPES = {1: "float32", 7: "int64", 11: "float64"}
 
 
 class Report(NamedTuple):
@@ -160,119 +144,6 @@ def _scores(held_out: dict[str, float]) -> str:
     return f"{', '.join(scores)} on {held_out['samples']:.0f} samples"
 
 
-def duration(seconds: float) -> str:
-    """Write a time with three digits.
-
-    Examples
-    --------
-    >>> duration(0.0012345)
-    '1.23 ms'
-    """
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
-
-
-def backends_table(console: Console, found: list[Found]) -> None:
-    """Print what can run here, and below it why the rest cannot."""
-    table = make_table("backend", "runs here", "version", "devices", "dtypes")
-    for each in found:
-        table.add_row(
-            each.backend,
-            "yes" if each.runs else "no",
-            each.version or "",
-            "\n".join(each.devices),
-            ", ".join(each.dtypes),
-        )
-    print_table(console, table)
-    notes = [(each.backend, note) for each in found for note in each.notes]
-    if notes:
-        console.print()
-        reasons = make_table()
-        for backend, note in notes:
-            reasons.add_row(backend, note)
-        print_table(console, reasons)
-
-
-def verify_table(console: Console, rows: Sequence[Verified]) -> None:
-    """Print what was trained where, and whether the digests are those expected."""
-    table = make_table(
-        "problem",
-        "dtype",
-        "backend",
-        "device",
-        "version",
-        "mode",
-        "steps",
-        "per step",
-        "digest",
-        "result",
-    )
-    for row in rows:
-        table.add_row(
-            row.problem,
-            row.dtype,
-            row.backend,
-            row.device,
-            row.version,
-            "compiled" if row.compiled else "eager",
-            str(row.steps),
-            "" if row.seconds_per_step is None else duration(row.seconds_per_step),
-            "" if row.digest is None else row.digest[:12],
-            row.result,
-        )
-    print_table(console, table)
-
-
-def check_report(console: Console, checked: Checked) -> None:
-    """Print what passed, what is in the way and in which program that shows."""
-    facts = make_table()
-    facts.add_row("namespace", checked.namespace)
-    facts.add_row("version", checked.version)
-    facts.add_row("device", checked.device or "the library's choice")
-    print_table(console, facts)
-    console.print()
-    dtypes = tuple(dict.fromkeys(part.dtype for part in checked.parts))
-    cells = {
-        (each.part, each.dtype): each.result + (f": {each.function}" if each.function else "")
-        for each in checked.parts
-    }
-    table = make_table("part", *dtypes)
-    for part in dict.fromkeys(each.part for each in checked.parts):
-        table.add_row(part, *(cells[part, dtype] for dtype in dtypes))
-    print_table(console, table)
-    for each in checked.differences:
-        console.print()
-        console.print(f"{each.function}: expected {each.expected}, got {each.got}.")
-        console.print(f"First seen in {each.where}: {each.call}.")
-        if each.program:
-            console.print("This program shows it:")
-        for line in each.program:
-            console.print(f"    {line}", soft_wrap=True)
-    console.print()
-    if checked.flushes_subnormals:
-        console.print("Subnormal numbers count as zero here, which changes no digest.")
-    for dtype, digest in checked.digests.items():
-        same = cells["committed digest", dtype] == "passed"
-        verdict = "the committed one" if same else "not the committed one"
-        console.print(f"Digest after {checked.steps} exact steps, {dtype}: {digest}, {verdict}.")
-
-
-def model_table(console: Console, path: Path, model: Any) -> None:
-    """Print what an ONNX model takes and gives."""
-    facts = make_table()
-    facts.add_row("model", str(path))
-    facts.add_row("opset", ", ".join(str(opset.version) for opset in model.opset_import))
-    facts.add_row("nodes", str(len(model.graph.node)))
-    for label, values in (("input", model.graph.input), ("output", model.graph.output)):
-        for value in values:
-            tensor = value.type.tensor_type
-            shape = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
-            facts.add_row(label, f"{value.name} {_ONNX_DTYPES[tensor.elem_type]} ({shape})")
-    print_table(console, facts)
-
-
 def milestones(losses: Any) -> list[tuple[int, float | None]]:
     """Choose the first step and each fifth of the way, as the tutorial prints; None if not finite.
 
@@ -307,23 +178,3 @@ def plot_losses(path: Path, losses: Any, *, title: str, loss_name: str) -> None:
     axes.set(title=title, xlabel="step", ylabel=f"{loss_name} of the batch")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
-
-
-def print_table(console: Console, table: Table) -> None:
-    """Print a table without spaces at the ends of lines."""
-    with console.capture() as captured:
-        console.print(table)
-    # Rich pads every cell to the width of its column.
-    for line in captured.get().splitlines():
-        console.out(line.rstrip(), highlight=False)
-
-
-def make_table(*headers: str) -> Table:
-    """Make an empty table with these headers, or one of labels and texts."""
-    table = Table(
-        *headers, box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    if not headers:
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-    return table

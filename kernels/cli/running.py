@@ -19,9 +19,9 @@ from backends import Backend
 from .._typing import Array
 from ..network import Layer, forward
 from ..numerics import Numerics
+from ..reference.problems import Problem
 from ..training import Fit, steps_of
 from .common import CliError, as_cli_error
-from .problems import Problem
 
 __all__ = [
     "Trained",

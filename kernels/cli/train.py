@@ -18,6 +18,7 @@ from .._typing import Array
 from ..digest import digest
 from ..losses import Loss, softmax_cross_entropy, squared_error
 from ..network import Layer
+from ..reference.problems import Problem, digits, tutorial
 from ..storage import load
 from ..storage import save as save_network
 from ..training import fit, steps_of
@@ -34,7 +35,6 @@ from .common import (
     warn,
 )
 from .data import FOLDER, TASKS, Table, make_problem, read_folder, read_table
-from .problems import Problem, digits, tutorial
 from .report import Report, as_json, milestones, plot_losses, report_table
 from .running import check_finite, compiles, device_of, fit_timed, in_runs, measure, note_ctrl_c
 from .workers import fit_split, join, must_launch, run_launched

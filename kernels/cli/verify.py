@@ -6,7 +6,7 @@ import json as json_format
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from typing import Annotated, NamedTuple
@@ -17,13 +17,13 @@ from rich.console import Console
 import backends
 from backends.workers import ENGINES
 
-from . import identity
+from ..reference import training as reference
+from ..reference.problems import Problem
 from .common import DTYPES, NUMERICS, CliError, as_cli_error, console, require, warn
-from .problems import Problem
-from .report import verify_table
 from .running import compiles
+from .tables import duration, make_table, print_table
 
-__all__ = ["Verified", "verify"]
+__all__ = ["Verified", "verify", "verify_table"]
 
 _COUNTS = (1, 2, 3, 4)
 
@@ -92,7 +92,7 @@ def verify(
     require("sklearn", "verifying the training on digits")
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
-    if steps not in (None, *identity.CHECKPOINTS[1:]):
+    if steps not in (None, *reference.CHECKPOINTS[1:]):
         raise CliError(f"expected --steps to be 1, 10 or 500, got {steps}")
     with as_cli_error(ValueError, backends.BackendUnavailable):
         places = [backends.get(name) for name in backend or backends.available()]
@@ -103,7 +103,7 @@ def verify(
     @cache
     def make(problem: str, dtype: str, name: str) -> Problem:
         # Where each operation is a model of its own, random numbers take a minute.
-        return identity.make(problem, by_name[name], dtype)
+        return reference.make(problem, by_name[name], dtype)
 
     exact, native = (
         [*_all(numerics, places, steps, make), *_by_workers(numerics, engines, steps or _STEPS)]
@@ -124,7 +124,7 @@ def verify(
         raise typer.Exit(1)
     if not json:
         out.print(f"All {len(exact)} exact runs gave the committed digests.")
-        last = identity.CHECKPOINTS[-1]
+        last = reference.CHECKPOINTS[-1]
         if any(row.steps < last for row in exact):
             out.print(f"Not all took {last} steps, as the table says; --steps {last} asks for it.")
 
@@ -137,14 +137,14 @@ def _all(
 ) -> list[Verified]:
     rows: list[Verified] = []
     with Console(stderr=True).status("") as status:
-        for problem, dtype in product(identity.PROBLEMS, DTYPES):
+        for problem, dtype in product(reference.PROBLEMS, DTYPES):
             native: dict[int, str] | None = None
             for place, compiled in _modes(places):
                 how = "compiled" if compiled else "eager"
                 status.update(f"{numerics} {problem} {dtype} on {place.name}, {how}")
-                checkpoints = identity.checkpoints(place, compiled=compiled, steps=steps)
+                checkpoints = reference.checkpoints(place, compiled=compiled, steps=steps)
                 try:
-                    trained = identity.train(
+                    trained = reference.train(
                         make(problem, dtype, place.name),
                         place,
                         numerics=NUMERICS[numerics],
@@ -188,7 +188,7 @@ def _all(
 def _by_workers(numerics: str, engines: list[str], steps: int) -> list[Verified]:
     """Train a few steps of the tutorial's network on each engine with each number of workers."""
     rows: list[Verified] = []
-    expected = identity.committed()["tutorial"]["float32"]
+    expected = reference.committed()["tutorial"]["float32"]
     with Console(stderr=True).status("") as status:
         for engine, count in product(engines, _COUNTS):
             name = f"{engine} x {count} worker{'s' if count > 1 else ''}"
@@ -208,9 +208,9 @@ def _by_workers(numerics: str, engines: list[str], steps: int) -> list[Verified]
             if digest is None:
                 result = f"failed: {(done.stderr.splitlines() or ['-'])[-1]}"
             elif numerics == "native" and count == _COUNTS[0]:
-                result, reference = "reference", digest
+                result, native = "reference", digest
             else:
-                same = digest == (expected[steps] if numerics == "exact" else reference)
+                same = digest == (expected[steps] if numerics == "exact" else native)
                 result = "same" if same else "different"
             rows.append(
                 Verified(
@@ -240,14 +240,44 @@ def _modes(places: list[backends.Backend]) -> Iterator[tuple[backends.Backend, b
 def _compare(
     problem: str, dtype: str, place: backends.Backend, compiled: bool, digests: dict[int, str]
 ) -> str:
-    expected = identity.committed()[problem][dtype]
+    expected = reference.committed()[problem][dtype]
     wrong = [number for number, digest in digests.items() if digest != expected[number]]
     if not wrong:
         return "same"
-    reference = backends.get("numpy")
-    where = identity.first_difference(
-        problem, dtype, place, reference, compiled=compiled, steps=wrong[0]
+    numpy = backends.get("numpy")
+    where = reference.first_difference(
+        problem, dtype, place, numpy, compiled=compiled, steps=wrong[0]
     )
     if where is None:
-        return f"different after step {wrong[0]}, where NumPy {reference.version} here agrees"
-    return f"different from NumPy {reference.version} here: first in {where}"
+        return f"different after step {wrong[0]}, where NumPy {numpy.version} here agrees"
+    return f"different from NumPy {numpy.version} here: first in {where}"
+
+
+def verify_table(console: Console, rows: Sequence[Verified]) -> None:
+    """Print what was trained where, and whether the digests are those expected."""
+    table = make_table(
+        "problem",
+        "dtype",
+        "backend",
+        "device",
+        "version",
+        "mode",
+        "steps",
+        "per step",
+        "digest",
+        "result",
+    )
+    for row in rows:
+        table.add_row(
+            row.problem,
+            row.dtype,
+            row.backend,
+            row.device,
+            row.version,
+            "compiled" if row.compiled else "eager",
+            str(row.steps),
+            "" if row.seconds_per_step is None else duration(row.seconds_per_step),
+            "" if row.digest is None else row.digest[:12],
+            row.result,
+        )
+    print_table(console, table)

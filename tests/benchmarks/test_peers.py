@@ -10,7 +10,7 @@ import backends
 import kernels
 from benchmarks.cases import CASES, generated, sizes_of
 from benchmarks.peers import PEERS, matrix_products
-from kernels.cli.problems import Problem
+from kernels.reference.problems import Problem
 
 SIZES = (12, 8, 6, 3)
 STEPS = 4

@@ -1,5 +1,6 @@
 """`python -m kernels check`: what is broken is named, and nothing else."""
 
+import io
 import json
 import operator
 import re
@@ -14,9 +15,9 @@ pytest.importorskip("typer", reason="the command line needs array-api-kernels[cl
 pytest.importorskip("rich", reason="the command line needs array-api-kernels[cli]")
 from kernels import NATIVE
 from kernels.__main__ import main
-from kernels.cli import checkup, identity, parts
-from kernels.cli.library import find
-from kernels.cli.lockstep import Call, Lockstep, render
+from kernels.conformance import checkup, find, parts
+from kernels.conformance.lockstep import Call, Lockstep, render
+from kernels.reference import training as reference
 
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "float32", "float64")
 FUNCTIONS = ("abs", "all", "arange", "argsort", "asarray", "astype", "bitwise_left_shift")
@@ -136,10 +137,11 @@ def test_numpy_passes(run):
     """Every part, and the digests are the committed ones."""
     out, err = run("numpy")
     assert err == ""
-    committed = identity.committed()["tutorial"]
+    committed = reference.committed()["tutorial"]
     for part in (*parts.PARTS, "committed digest"):
         assert [line.split()[-2:] for line in out.splitlines() if line.startswith(f"{part}  ")] == [
-            ["passed", "passed"]
+            ["float32", "passed"],
+            ["float64", "passed"],
         ]
     for dtype in ("float32", "float64"):
         assert f"{dtype}: {committed[dtype][parts.STEPS]}, the committed one.\n" in out
@@ -167,7 +169,7 @@ def test_a_library_that_nobody_registered_passes(mylib, report):
     assert not found["flushes_subnormals"]
     assert (found["module"], found["namespace"], found["version"]) == ("mylib", "mylib", "0.1")
     assert found["digests"] == {
-        dtype: identity.committed()["tutorial"][dtype][parts.STEPS]
+        dtype: reference.committed()["tutorial"][dtype][parts.STEPS]
         for dtype in ("float32", "float64")
     }
 
@@ -454,12 +456,45 @@ def test_a_composition_that_is_broken_is_told_with_its_parts(mylib):
 def test_report_in_sentences(mylib, run):
     mylib(stack=None)
     out, err = run("mylib", "--dtype", "float64", status=1)
-    assert "\ntraining           failed: stack\n" in out
-    assert "\nforward            passed\n" in out
+    assert "\ntraining           float64  failed: stack\n" in out
+    assert "\nforward            float64  passed\n" in out
     assert "stack: expected float64[2], got nothing: there is no such function.\n" in out
     assert "First seen in training, float64: xp.stack([float64[], float64[]]).\n" in out
     assert "\n    import mylib as xp\n" in out
     assert err == "mylib: 3 of 14 parts did not pass\n"
+
+
+def test_a_slow_library_is_heard_of(mylib, run, monkeypatch):
+    """What has begun and what has ended are printed at once, also into a pipe."""
+    seen = []
+
+    class Pipe(io.StringIO):
+        def flush(self):
+            seen.append(self.getvalue())
+
+    def slow(dtype, numerics, make):
+        seen.append("computed")
+        return []
+
+    mylib()
+    monkeypatch.setattr(checkup, "PARTS", {"forward": (slow, NATIVE)})
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    run("mylib", "--dtype", "float32")
+    begun, ended = seen[seen.index("computed") - 1], seen[-1 - seen[::-1].index("computed") + 1]
+    assert begun.endswith("\nforward            float32  ")
+    assert ended.endswith("\nforward            float32  passed\n")
+
+
+def test_a_package_whose_namespace_is_inside(run, tmp_path, monkeypatch):
+    """As rstsr_faer has rstsr_faer.api."""
+    package = tmp_path / "thin_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import math\nfrom . import api, other\n")
+    (package / "api.py").write_text("from numpy import asarray\n")
+    (package / "other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    _, err = run("thin_package", status=2)
+    assert err.endswith("got the module 'thin_package': thin_package.api inside it may be meant.\n")
 
 
 def test_shared_memory(mylib, report):
@@ -541,9 +576,9 @@ def test_parts_that_cannot_run_say_so(mylib, report):
 
 def test_a_digest_that_is_not_the_committed_one(run, monkeypatch):
     """Although every function is right."""
-    committed = identity.committed()
+    committed = reference.committed()
     committed["tutorial"]["float32"][parts.STEPS] = "0" * 64
-    monkeypatch.setattr(identity, "committed", lambda: committed)
+    monkeypatch.setattr(reference, "committed", lambda: committed)
     out, err = run("numpy", "--dtype", "float32", status=1)
     assert ", not the committed one.\n" in out
     assert f"no single function: expected {'0' * 64}, got " in out

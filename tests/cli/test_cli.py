@@ -140,7 +140,7 @@ def test_tutorial_loss_falls_from_3e7(report):
 
 def test_report_is_of_the_run(report, tmp_path):
     got = report("--problem", "tutorial", "--steps", 3, "--seed", 7, "--dtype", "float64")
-    from kernels.cli.problems import tutorial
+    from kernels.reference.problems import tutorial
 
     problem = tutorial(like=np.zeros(0), seed=7)
     layers, losses = kernels.fit(

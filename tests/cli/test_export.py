@@ -8,8 +8,8 @@ import pytest
 import kernels
 from backends.export.onnx import forward_model
 from kernels.__main__ import main
-from kernels.cli import identity
-from kernels.cli.problems import tutorial
+from kernels.reference import training as reference
+from kernels.reference.problems import tutorial
 
 for module in ("typer", "rich", "safetensors"):
     pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
@@ -148,7 +148,7 @@ def test_exact_step_gives_the_committed_digests(export, dtype):
     """All 500 steps of the tutorial, in onnxruntime as it comes."""
     problem = tutorial(like=np.zeros(0, dtype))
     _, session = export(problem.layers, *STEP, "--numerics", "exact")
-    committed = identity.committed()["tutorial"][dtype]
+    committed = reference.committed()["tutorial"][dtype]
     layers, digests = problem.layers, {}
     for number in range(501):
         if number in committed:

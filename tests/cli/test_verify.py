@@ -8,7 +8,7 @@ import pytest
 
 import backends
 from kernels import NATIVE
-from kernels.cli import identity
+from kernels.reference import training as reference
 
 pytest.importorskip("typer", reason="the command line needs array-api-kernels[cli]")
 pytest.importorskip("rich", reason="the command line needs array-api-kernels[cli]")
@@ -32,13 +32,13 @@ def run(capsys, monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Two steps instead of 500."""
-    full = identity.committed()
-    monkeypatch.setattr(identity, "CHECKPOINTS", (0, 1))
+    full = reference.committed()
+    monkeypatch.setattr(reference, "CHECKPOINTS", (0, 1))
     cut = {
         problem: {dtype: {n: digests[n] for n in (0, 1)} for dtype, digests in by_dtype.items()}
         for problem, by_dtype in full.items()
     }
-    monkeypatch.setattr(identity, "committed", lambda: cut)
+    monkeypatch.setattr(reference, "committed", lambda: cut)
     return cut
 
 
@@ -61,7 +61,7 @@ def test_every_run_is_the_same(run):
     assert err == ""
     assert out.isprintable() or set(out) - {"\n"} == set(filter(str.isprintable, out))
     assert "All 4 exact runs gave the committed digests." in out
-    for by_dtype in identity.committed().values():
+    for by_dtype in reference.committed().values():
         for digests in by_dtype.values():
             assert f"{digests[500][:12]}  same" in out
     exact, native = out.split("native numerics")
@@ -154,14 +154,14 @@ def test_steps_of_slow_libraries(run, monkeypatch):
     made = backends.get("numpy")._replace(name="sloth", slow=True)
     monkeypatch.setattr(backends, "get", {"sloth": made}.get)
     out, _ = run("--backend", "sloth")
-    for by_dtype in identity.committed().values():
+    for by_dtype in reference.committed().values():
         for digests in by_dtype.values():
             assert re.search(rf"  1 +\S+ \S+ +{digests[1][:12]}  same", out)
     assert out.endswith("Not all took 500 steps, as the table says; --steps 500 asks for it.\n")
     out, _ = run("--backend", "sloth", "--steps", "10", "--json")
     rows = json.loads(out)
     assert {row["steps"] for row in rows} == {10}
-    expected = {d[10] for by_dtype in identity.committed().values() for d in by_dtype.values()}
+    expected = {d[10] for by_dtype in reference.committed().values() for d in by_dtype.values()}
     assert {row["digest"] for row in rows if row["numerics"] == "exact"} == expected
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from .hard import harder
 from .library import DTYPES, Library, name_of
 
-__all__ = ["SHARED", "Call", "Difference", "Lockstep", "Pair", "first_difference", "render"]
+__all__ = ["SHARED", "Call", "Difference", "Lockstep", "Pair", "compare", "render"]
 
 _INFIX = {
     "add": "+",
@@ -376,7 +376,7 @@ class Lockstep:
         )
 
 
-def first_difference(expected: Any, got: Any, *, exact: bool) -> tuple[str, str] | None:
+def compare(expected: Any, got: Any, *, exact: bool) -> tuple[str, str] | None:
     """Say what was expected and what came if results of a whole computation differ.
 
     Without exact numerics they differ by rounding: within the square root of the dtype's precision,

@@ -1,4 +1,4 @@
-"""The same bits everywhere: what is trained, and the digests that it must give."""
+"""Training on the problems, and the digests that it must give on every library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINTS",
     "PROBLEMS",
-    "Trained",
+    "Run",
     "checkpoints",
     "committed",
     "first_difference",
@@ -37,7 +37,7 @@ PROBLEMS = ("tutorial", "digits")
 CHECKPOINTS = (0, 1, 10, 500)
 
 
-class Trained(NamedTuple):
+class Run(NamedTuple):
     """A training run.
 
     Attributes
@@ -76,7 +76,7 @@ def train(
     numerics: Numerics,
     compiled: bool,
     checkpoints: tuple[int, ...],
-) -> Trained:
+) -> Run:
     """Train up to the last of the checkpoints."""
     digests, seconds = {}, []
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def train(
         if number in checkpoints:
             digests[number] = digest(layers)
         started = time.perf_counter()
-    return Trained(digests, median(seconds[1:]))
+    return Run(digests, median(seconds[1:]))
 
 
 def committed() -> dict[str, dict[str, dict[int, str]]]:

@@ -1,4 +1,4 @@
-"""What `python -m kernels check` does: every part of the kernel on a library and on NumPy."""
+"""Every part of the kernel, on a library and on NumPy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from ..numerics import EXACT
-from . import identity
+from ..reference import training as reference
 from .library import Library
-from .lockstep import Difference, Lockstep, first_difference
+from .lockstep import Difference, Lockstep, compare
 from .parts import CREATE, PARTS, STEPS, Make, draw, train_tutorial
 
-__all__ = ["Checked", "Part", "examine"]
+__all__ = ["COMMITTED", "Checked", "Part", "examine"]
 
 COMMITTED = "committed digest"
 
@@ -80,36 +79,56 @@ class Checked(NamedTuple):
     digests: dict[str, str]
 
 
-def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
-    """Compute every part in every dtype."""
+def examine(
+    library: Library,
+    dtypes: tuple[str, ...],
+    *,
+    begin: Callable[[str, str], object] = lambda *_: None,
+    end: Callable[[Part], object] = lambda _: None,
+) -> Checked:
+    """Compute every part in every dtype.
+
+    Parameters
+    ----------
+    library
+        What to check.
+    dtypes
+        Of "float32" and "float64".
+    begin, end
+        Called with the name and dtype of each part before it is computed, and with what came of it.
+    """
     parts: list[Part] = []
     differences: dict[str, Difference] = {}
     digests: dict[str, str] = {}
     hard: dict[str, list[Difference]] = {}
     flushes = False
-    with Console(stderr=True).status("") as status:
-        for dtype in dtypes:
-            found: dict[str, list[Difference]] = {}
-            for part, (function, numerics) in PARTS.items():
-                status.update(f"{part}, {dtype}")
-                compute = partial(function, dtype, numerics)
-                lockstep = _in_lockstep(library, compute, hard, exact=numerics is EXACT)
-                found[part] = lockstep.differences or _alone(library, compute, numerics is EXACT)
+    for dtype in dtypes:
+        found: dict[str, list[Difference]] = {}
+        makes_arrays = True
+        for part in (*PARTS, COMMITTED):
+            begin(part, dtype)
+            if not makes_arrays:
+                result = Part(part, dtype, "not run", None)
+            elif part == COMMITTED:
+                wrong = [
+                    each[0] for name, each in found.items() if each and PARTS[name][1] is EXACT
+                ]
+                found[part], digest = _train(library, dtype, hard, wrong[:1])
+                digests |= {} if digest is None else {dtype: digest}
+                result = _result(part, dtype, found[part])
+            else:
+                function, numerics = PARTS[part]
+                compute, exact = partial(function, dtype, numerics), numerics is EXACT
+                lockstep = _in_lockstep(library, compute, hard, exact=exact)
+                found[part] = lockstep.differences or _alone(library, compute, exact)
                 flushes |= lockstep.flushes
                 # Where no array can be made there is nothing to compute with.
-                if part == CREATE and found[part] and not _makes_arrays(library, dtype):
-                    break
-            else:
-                status.update(f"{COMMITTED}, {dtype}")
-                known = [
-                    each[0] for part, each in found.items() if each and PARTS[part][1] is EXACT
-                ]
-                found[COMMITTED], digest = _train(library, dtype, hard, known[:1])
-                digests |= {} if digest is None else {dtype: digest}
-            for part in (*PARTS, COMMITTED):
-                parts.append(_result(part, dtype, found.get(part)))
-                for each in found.get(part, ()):
-                    differences.setdefault(each.function, each._replace(where=f"{part}, {dtype}"))
+                makes_arrays = part != CREATE or not found[part] or _makes_arrays(library, dtype)
+                result = _result(part, dtype, found[part])
+            end(result)
+            parts.append(result)
+            for each in found.get(part, ()):
+                differences.setdefault(each.function, each._replace(where=f"{part}, {dtype}"))
     return Checked(
         module=library.name,
         namespace=library.xp.__name__,
@@ -124,9 +143,7 @@ def examine(library: Library, dtypes: tuple[str, ...]) -> Checked:
     )
 
 
-def _result(part: str, dtype: str, found: list[Difference] | None) -> Part:
-    if found is None:
-        return Part(part, dtype, "not run", None)
+def _result(part: str, dtype: str, found: list[Difference]) -> Part:
     return Part(part, dtype, *(("failed", found[0].function) if found else ("passed", None)))
 
 
@@ -168,7 +185,7 @@ def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> lis
     except Exception as error:
         return [_stopped(error)]
     for pair in zip(expected, got, strict=True):
-        words = first_difference(*pair, exact=exact)
+        words = compare(*pair, exact=exact)
         if words is not None:
             return [Difference(_TOGETHER, "the operations of this part", *words, ())]
     return []
@@ -179,7 +196,7 @@ def _train(
 ) -> tuple[list[Difference], str | None]:
     """Compare the digest of exact training with the committed one; `known` may explain another."""
     compute = partial(train_tutorial, dtype, EXACT)
-    expected, digest = identity.committed()["tutorial"][dtype][STEPS], None
+    expected, digest = reference.committed()["tutorial"][dtype][STEPS], None
     try:
         with _limit(5 * _SECONDS):
             (digest,) = compute(library.put)

@@ -1,4 +1,4 @@
-"""What `python -m kernels check` computes, part by part.
+"""What is computed of a library, part by part.
 
 Each part is a function of a dtype, numerics and `make`, which copies a NumPy array to a library or
 to two at once; it returns arrays or digests.
@@ -18,8 +18,8 @@ from ..digest import digest
 from ..losses import softmax_cross_entropy, squared_error
 from ..network import Layer, backward, forward, init, update
 from ..numerics import EXACT, NATIVE, Numerics
+from ..reference.problems import tutorial
 from ..training import fit
-from .problems import tutorial
 
 __all__ = ["CREATE", "PARTS", "STEPS", "Make", "draw", "train_tutorial"]
 

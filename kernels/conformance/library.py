@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import product
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
-
-from .common import CliError
 
 __all__ = ["DTYPES", "Library", "find", "name_of"]
 
@@ -109,26 +109,42 @@ _WAYS: tuple[Callable[[Any, str], Any], ...] = (
 
 
 def find(module: str, device: str | None) -> Library:
-    """Import an array namespace; raise CliError if there is none, or no such device."""
+    """Import an array namespace; raise ValueError if there is none, or no such device."""
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise CliError(
+            raise ValueError(
                 f"expected a module that Python can import, got {module!r}: there is no "
                 f"{error.name!r} here"
             ) from error
-        raise CliError(f"{module} fails to load: {error}") from error
+        raise ValueError(f"{module} fails to load: {error}") from error
     except Exception as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
-        raise CliError(f"{module} fails to load: {text}") from error
-    if not callable(getattr(imported, "asarray", None)):
-        raise CliError(
+        raise ValueError(f"{module} fails to load: {text}") from error
+    if not _has_asarray(imported):
+        inside = _namespaces_inside(imported)
+        raise ValueError(
             f"expected an array namespace, which has a function asarray, got the module {module!r}"
+            + (f": {' and '.join(inside)} inside it may be meant" if inside else "")
         )
     name = module.partition(".")[0]
     xp = _namespace(module, imported)
     return Library(module, _version(name), xp, None if device is None else _device(xp, device))
+
+
+def _has_asarray(module: object) -> bool:
+    return callable(getattr(module, "asarray", None))
+
+
+def _namespaces_inside(module: ModuleType) -> list[str]:
+    """Name the modules of a package that have what a namespace has, as far as it imports them."""
+    inside = {
+        each.__name__
+        for each in vars(module).values()
+        if isinstance(each, ModuleType) and each.__name__.startswith(f"{module.__name__}.")
+    }
+    return sorted(name for name in inside if _has_asarray(sys.modules.get(name)))
 
 
 def _namespace(module: str, imported: Any) -> Any:
@@ -141,7 +157,7 @@ def _namespace(module: str, imported: Any) -> Any:
         # What is wrong will be told by the check.
         return imported
     if found.__name__.startswith("array_api_compat.") and found is not imported:
-        raise CliError(
+        raise ValueError(
             f"expected arrays whose namespace is {module}, got arrays of "
             f"{found.__name__.removeprefix('array_api_compat.')}"
         )
@@ -164,7 +180,7 @@ def _device(xp: Any, name: str) -> Any:
         xp.asarray([0.0], device=name)
     except Exception as error:
         listed = ", ".join(str(device) for device in known) or "unknown names"
-        raise CliError(f"expected a device of {xp.__name__} ({listed}), got {name!r}") from error
+        raise ValueError(f"expected a device of {xp.__name__} ({listed}), got {name!r}") from error
     return name
 
 

@@ -1,4 +1,4 @@
-"""The two problems that this package trains, tests and compares on."""
+"""What a problem is, and the two that this package trains, tests and compares on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .. import random
 from .._typing import Array
 from ..losses import Loss, softmax_cross_entropy, squared_error
 from ..network import Layer, init
+
+__all__ = ["Preparation", "Problem", "digits", "split", "tutorial"]
 
 
 class Preparation(NamedTuple):

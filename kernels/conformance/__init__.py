@@ -1,0 +1,12 @@
+"""Whether an array library can train: the kernel on it and on NumPy in lockstep.
+
+`find` a library, then `examine` it; `python -m kernels check` prints what comes of it. NumPy is
+imported here.
+"""
+
+from .checkup import COMMITTED, Checked, Part, examine
+from .library import Library, find
+from .lockstep import Difference
+from .parts import PARTS
+
+__all__ = ["COMMITTED", "PARTS", "Checked", "Difference", "Library", "Part", "examine", "find"]
