@@ -3,6 +3,9 @@
 import functools
 import itertools
 import math
+import os
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 
@@ -18,8 +21,11 @@ from _assert import (
     fetch,
     parameters,
 )
+from array_api_compat import array_namespace
 
 import kernels
+from kernels import EXACT
+from kernels.numerics import check_compiler
 from kernels.training import steps_of
 
 # As in test_inputs.py, since JAX compiles for seconds for every other shape.
@@ -671,3 +677,50 @@ def test_native_numerics_under_autocast(backend):
     for a in (*(a for layer in got.layers for a in layer), got.losses, prediction):
         assert a.dtype == torch.float32
     assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+
+
+def changes_quotients(function):
+    """Compile as if every last number of an array were a little larger."""
+
+    def call(*arguments):
+        result = function(*arguments)
+        if isinstance(result, tuple):
+            return result
+        xp = array_namespace(result)
+        return xp.concat([result[:-1], result[-1:] * (1.0 + 2.0**-52)])
+
+    return call
+
+
+def test_compiler_that_changes_bits(asarray):
+    """It is named before anything is trained, unless nobody wants to know."""
+    x = asarray(np.ones((3, 2)), "float64")
+    layers = kernels.init((2, 1), like=x)
+    run = functools.partial(kernels.fit, layers, x, x[:, :1], learning_rate=0.1, steps=1)
+    with pytest.raises(RuntimeError, match="changes the bits of quotients: look for settings"):
+        run(numerics=EXACT, compile=changes_quotients)
+    run(compile=changes_quotients)
+    run(numerics=EXACT, compile=changes_quotients, check_compiler=False)
+
+
+@pytest.mark.library("torch")
+def test_unsafe_mathematics_of_inductor(backend, like):
+    import torch._inductor.config as inductor
+
+    unsafe = inductor.patch({"cpp.enable_unsafe_math_opt_flag": True})
+    with unsafe, pytest.raises(RuntimeError, match="changes the bits of sums"):
+        check_compiler(backend.compile, like=like)
+
+
+@pytest.mark.library("jax")
+def test_fast_mathematics_of_xla(backend):
+    """A setting that XLA reads once, before its first program."""
+    code = (
+        "import jax; from kernels.numerics import check_compiler;"
+        "check_compiler(jax.jit, like=jax.numpy.zeros(0))"
+    )
+    env = os.environ | {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert "changes the bits of sums" in done.stderr

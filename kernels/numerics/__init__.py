@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from .._typing import Array
+from .compilers import check_compiler
 from .exact import Exact
 from .native import Native
 
-__all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics"]
+__all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics", "check_compiler"]
 
 
 class Numerics(Protocol):
