@@ -14,8 +14,16 @@ from rich.console import Console
 
 import backends
 from backends import Backend
-from kernels.cli.common import DTYPES, as_cli_error, choose, console, find_backend, require
-from kernels.cli.running import compiles, device_of, for_speed
+from kernels.cli.common import (
+    DTYPES,
+    as_cli_error,
+    choose,
+    compiles,
+    console,
+    device_of,
+    find_backend,
+    require,
+)
 
 from .cases import CASES
 from .contest import BENCH_NUMERICS, Contest, Plan, hold
@@ -29,7 +37,7 @@ from .tables import (
     plot_growth,
 )
 
-__all__ = ["bench"]
+__all__ = ["bench", "for_speed"]
 
 MODES = ("eager", "compiled")
 
@@ -169,6 +177,11 @@ def _chosen(
 ) -> tuple[str, ...]:
     """Look up what was given for an option that may be given again."""
     return tuple(dict.fromkeys(choose(option, name, known) for name in given or usual))
+
+
+def for_speed(place: Backend) -> bool:
+    """Say whether anybody would choose this library for speed: array-api-strict is for tests."""
+    return not place.slow and place.name != "array-api-strict"
 
 
 def _usual_backends() -> list[str]:

@@ -19,12 +19,21 @@ from rich.console import Console
 
 import backends
 from backends import Backend
-from kernels.cli.common import DTYPES, CliError, as_cli_error, choose, find_backend, require, warn
+from kernels.cli.common import (
+    DTYPES,
+    CliError,
+    as_cli_error,
+    choose,
+    device_of,
+    find_backend,
+    require,
+    warn,
+)
 from kernels.cli.entry import entry
-from kernels.cli.running import device_of, for_speed
 from kernels.cli.tables import make_table, print_table
 from kernels.cli.verify import Verified, verify_table
 
+from .bench import for_speed
 from .cases import CASES
 
 __all__ = ["Suite", "record"]

@@ -14,7 +14,7 @@ os.environ["JAX_ENABLE_X64"] = "1"
 
 import kernels
 from backends import workers
-from kernels.cli.workers import fit_split
+from kernels.cli.train.workers import fit_split
 from kernels.reference import training as reference
 from kernels.reference.problems import tutorial
 

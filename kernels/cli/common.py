@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -23,7 +24,9 @@ __all__ = [
     "as_cli_error",
     "check_output",
     "choose",
+    "compiles",
     "console",
+    "device_of",
     "find_backend",
     "require",
     "use_float64",
@@ -78,19 +81,22 @@ def require(module: str, purpose: str, *, extra: str = "cli") -> None:
 
 def check_output(option: str, path: Path, *, in_place: bool) -> None:
     """Raise `CliError` unless a file can be written, in place or beside it; it is not touched."""
+    cannot = f"cannot write {option} {path}: "
     if not path.parent.is_dir():
-        raise CliError(f"cannot write {option} {path}: there is no folder {path.parent}")
+        raise CliError(f"{cannot}there is no folder {path.parent}")
     if path.is_dir():
-        raise CliError(f"cannot write {option} {path}: it is a folder")
-    if in_place and path.exists():
+        raise CliError(f"{cannot}it is a folder")
+    if path.exists():
         if not os.access(path, os.W_OK):
-            raise CliError(f"cannot write {option} {path}: no permission to change it")
-        return
+            raise CliError(f"{cannot}no permission to change it")
+        # Pipes and devices take bytes as they come.
+        if in_place or not path.is_file():
+            return
     # Only trying tells, for instance of a folder that takes no files from anyone.
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
     except OSError as error:
-        raise CliError(f"cannot write {option} {path}: {error.strerror or error}") from error
+        raise CliError(f"{cannot}{error.strerror or error}") from error
 
 
 def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Backend:
@@ -105,6 +111,22 @@ def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Ba
     with as_cli_error(ValueError, TypeError, AttributeError, prefix=f"{name} has no {dtype}: "):
         backend.asarray([0.0], dtype)
     return backend
+
+
+def compiles(place: backends.Backend) -> bool:
+    """Say whether the library has a compiler."""
+
+    def unchanged() -> None:
+        pass
+
+    function: Callable[..., Any] = unchanged
+    return place.compile(function) is not function
+
+
+def device_of(place: backends.Backend) -> str:
+    """Describe the one device of the backend's that is used."""
+    index = place.name.rpartition(":")[2]
+    return place.devices[int(index) if index.isdecimal() else 0]
 
 
 def use_float64(dtype: str, numerics: str) -> None:

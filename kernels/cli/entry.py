@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import Any, TextIO, get_type_hints
 
 import typer
 
 from .common import CliError, warn
 
-__all__ = ["add", "entry", "run"]
+__all__ = ["add", "entry", "of_fields", "run"]
 
 # The base of every mistake in an option; no other name for it is exported by every typer.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -44,6 +45,32 @@ def add(app: typer.Typer, command: Callable[..., None], **settings: object) -> N
             raise CliError("stopped by Ctrl-C", status=130) from error
 
     app.command(context_settings=_SETTINGS, **settings)(stoppable)  # type: ignore[arg-type]
+
+
+def of_fields(kind: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Make of a function of a NamedTuple a command whose options are the fields, as annotated."""
+    hints = get_type_hints(kind, include_extras=True)
+
+    def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            function(kind(**given))
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__annotations__ = hints
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=kind._field_defaults[name],
+                    annotation=hint,
+                )
+                for name, hint in hints.items()
+            ]
+        )
+        return command
+
+    return decorate
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:

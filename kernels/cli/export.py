@@ -110,12 +110,12 @@ def _check_step(what: str, options: dict[str, Any]) -> None:
     if what != "step":
         for option, value in options.items():
             if value is not None:
-                raise CliError(f"expected --what step with {option} {value}, got --what {what}")
+                raise CliError(f"{option} needs --what step")
         return
     choose("--loss", options["--loss"] or "squared_error", tuple(LOSSES))
     for option in ("--learning-rate", "--batch-size"):
         if options[option] is None:
-            raise CliError(f"expected {option} with --what step, got none")
+            raise CliError(f"--what step needs {option}")
     rate = options["--learning-rate"]
     if not 0.0 < rate < math.inf:
         raise CliError(f"expected a positive --learning-rate, got {rate}")

@@ -19,8 +19,7 @@ from backends.workers import ENGINES
 
 from ..reference import training as reference
 from ..reference.problems import Problem
-from .common import DTYPES, NUMERICS, CliError, as_cli_error, console, require, warn
-from .running import compiles
+from .common import DTYPES, NUMERICS, CliError, as_cli_error, compiles, console, require, warn
 from .tables import duration, make_table, print_table
 
 __all__ = ["Verified", "verify", "verify_table"]

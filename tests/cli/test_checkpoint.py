@@ -20,10 +20,11 @@ from kernels.__main__ import main
 NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "safetensors", "sklearn"):
     pytest.importorskip(module, reason=NEEDED)
-checkpoint, running = (
-    importlib.import_module(f"kernels.cli.{name}") for name in ("checkpoint", "running")
+checkpoint, running, settings = (
+    importlib.import_module(f"kernels.cli.train.{name}")
+    for name in ("checkpoint", "running", "settings")
 )
-Settings, newest = checkpoint.Settings, checkpoint.newest
+Settings, newest = settings.Settings, checkpoint.newest
 
 EXACT = ("--numerics", "exact")
 # Where a run is, and how long it took, are no part of its result.
@@ -248,7 +249,7 @@ def test_checkpoints_go_into_another_folder(own, train, tmp_path):
 def test_refuses_other_settings(given, message, own, train, tmp_path, monkeypatch):
     folder = tmp_path / "ck"
     train(*own, "--steps", 4, "--checkpoint", folder)
-    monkeypatch.setattr("kernels.cli.train.fit", pytest.fail)
+    monkeypatch.setattr("kernels.cli.train.command.fit", pytest.fail)
     got = train("--resume", folder, *given, status=2)
     with pytest.raises(ValueError, match=message.format(folder)):
         raise ValueError(got)
@@ -294,7 +295,7 @@ def test_refuses_what_is_no_folder_of_checkpoints(own, train, tmp_path, monkeypa
         raise PermissionError(13, "Permission denied")
 
     got = train(*own, "--every", 3, status=2)
-    assert got == "Error: expected --checkpoint DIR with --every 3, got no --checkpoint.\n"
+    assert got == "Error: --every needs --checkpoint DIR.\n"
     (tmp_path / "empty").mkdir()
     got = train("--resume", tmp_path / "empty", status=2)
     assert got.endswith(f"expected a checkpoint to go on from in {tmp_path / 'empty'}, got none.\n")
@@ -445,7 +446,7 @@ def test_ctrl_c_writes_a_last_checkpoint(own, train, undisturbed, monkeypatch):
 
         return fit(*arguments, start=start, progress=count, **settings)
 
-    monkeypatch.setattr("kernels.cli.train.fit", interrupted)
+    monkeypatch.setattr("kernels.cli.train.command.fit", interrupted)
     options = (*own, *EXACT, "--steps", 20, "--checkpoint", folder, "--every", 4)
     after = f"the network so far is in a checkpoint: go on with --resume {folder}."
     got = train(*options, status=130, warning=f"Interrupted after 3 of 20 steps; {after}")

@@ -60,7 +60,7 @@ def refuse(run, tmp_path, monkeypatch):
 
     def refuse(*arguments):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        monkeypatch.setattr("kernels.cli.train.fit", pytest.fail)
+        monkeypatch.setattr("kernels.cli.train.command.fit", pytest.fail)
         out, err = run(*arguments, status=2)
         assert out == ""
         assert err.startswith("Error: ")
@@ -332,10 +332,33 @@ def test_a_disk_that_fails_at_the_end_is_told(run, tmp_path, monkeypatch):
     def full(path, layers):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kernels.cli.train.save_network", full)
+    monkeypatch.setattr("kernels.cli.train.command.save", full)
     _, err = run("train", "--steps", 1, "--save", tmp_path / "net", status=1)
     assert err.startswith(f"Error: cannot write {tmp_path / 'net'}: ")
     assert "No space left" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="there is no such device")
+def test_a_device_in_a_folder_that_takes_no_files(report, monkeypatch):
+    """As /dev takes none from a user who is not root."""
+
+    def forbidden(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", forbidden)
+    got = report("--problem", "tutorial", "--steps", 1, "--save", "/dev/null")
+    assert got["saved"] == "/dev/null"
+
+
+def test_a_link_is_to_a_file_in_another_folder(report, refuse, tmp_path):
+    """What counts is whether files can be made there."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "net")
+    report("--problem", "tutorial", "--steps", 1, "--save", tmp_path / "link")
+    assert (tmp_path / "there" / "net").is_file()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere" / "net")
+    got = refuse("train", "--steps", 1, "--save", tmp_path / "lost")
+    assert_match("cannot write --save .*/lost: No such file or directory", got)
 
 
 # Mistakes in options
@@ -369,11 +392,11 @@ def test_a_disk_that_fails_at_the_end_is_told(run, tmp_path, monkeypatch):
         (["train", "--hidden", "-5"], "--hidden to be .*, got '-5'"),
         (["train", "--hidden", "9999999"], "--hidden to be .*, got '9999999'"),
         (["train", "--hidden", ""], "--hidden to be .*, got ''"),
-        (["train", "--target", "y"], "--data FILE with --target y, got no --data"),
-        (["train", "--task", "regression"], "--data FILE with --task regression, got no --data"),
+        (["train", "--target", "y"], "Error: --target needs --data FILE"),
+        (["train", "--task", "regression"], "Error: --task needs --data FILE"),
         (["train", "--data", "no.csv", "--target", "y"], "cannot read no.csv: No such file"),
         (["train", "--data", "no.txt", "--target", "y"], "FILE.csv or FILE.npz, got 'no.txt'"),
-        (["train", "--data", "no.csv"], "--target COLUMN with --data no.csv, got no --target"),
+        (["train", "--data", "no.csv"], "Error: --data no.csv needs --target COLUMN"),
         (
             ["train", "--data", "no.csv", "--target", "y", "--problem", "digits"],
             "--problem or --data, got both, digits and no.csv",
@@ -547,7 +570,7 @@ def test_refuses_folder(x, y, message, refuse, tmp_path):
     ],
 )
 def test_refuses_folder_of_what_is_not_finite(place, value, message, refuse, tmp_path, monkeypatch):
-    monkeypatch.setattr("kernels.cli.data._BLOCK", 4)
+    monkeypatch.setattr("kernels.cli.train.data._BLOCK", 4)
     x, y = np.ones((5, 2)), np.ones((5, 1))
     {"x": x, "y": y}[place][3, -1] = value
     write_folder(tmp_path / "data", x, y)
@@ -725,7 +748,7 @@ def test_without_an_optional_dependency(module, refuse, monkeypatch, tmp_path):
 def start(*arguments, go):
     """Start training in a process of its own, and wait until it has begun."""
     program = (
-        "import signal, sys; import kernels.cli.train as train; fit = train.fit\n"
+        "import signal, sys; import kernels.cli.train.command as train; fit = train.fit\n"
         # A parent that ignores Ctrl-C, as a background job's may, would pass that on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def tell(*args, **keywords):\n"

@@ -12,21 +12,21 @@ from kernels.__main__ import main
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--workers 3", "expected --engine with --workers 3, got no --engine"),
+        ("--workers 3", "--workers needs --engine"),
         ("--engine abacus", "expected --engine to be torch or jax or dask, got 'abacus'"),
         ("--engine jax --workers 0", "expected --workers of 1 or more, got 0"),
-        ("--engine jax --backend torch", "expected --backend jax with --engine jax, got torch"),
+        ("--engine jax --backend torch", "--engine jax needs --backend jax, got torch"),
         (
             "--engine torch --compile",
-            "expected no --compile with --engine torch, whose arrays it cannot compile",
+            "--engine torch has arrays that --compile cannot compile",
         ),
         (
             "--engine jax --scheduler tcp://a:1",
-            "expected --engine dask with --scheduler tcp://a:1, got jax",
+            "--scheduler needs --engine dask, got jax",
         ),
         (
             "--scheduler tcp://a:1",
-            "expected --engine dask with --scheduler tcp://a:1, got no --engine",
+            "--scheduler needs --engine dask",
         ),
     ],
 )

@@ -16,10 +16,11 @@ import backends
 from backends import workers
 from backends.workers import Workers
 
-from .._typing import Array
-from ..network import Layer
-from ..training import Fit, fit
-from .common import CliError, as_cli_error, find_backend, use_float64, warn
+from ..._typing import Array
+from ...network import Layer
+from ...training import Fit, fit
+from ..common import CliError, as_cli_error, find_backend, use_float64, warn
+from .settings import Options, Settings
 
 __all__ = ["fit_split", "join", "must_launch", "run_launched"]
 
@@ -33,15 +34,10 @@ _PATIENCE = 15
 
 
 @contextmanager
-def join(
-    engine: str | None,
-    count: int | None,
-    backend: str,
-    dtype: str,
-    numerics: str,
-    scheduler: str | None = None,
-) -> Iterator[Workers]:
+def join(options: Options, settings: Settings) -> Iterator[Workers]:
     """Join an engine's workers; without an engine, make this process the only one."""
+    engine, backend = options.engine, settings.backend
+    dtype, numerics = settings.dtype, settings.numerics
     if engine is None:
         yield Workers(find_backend(backend, dtype, numerics), lambda a: a, 1, True)
         return
@@ -54,7 +50,9 @@ def join(
         with ExitStack() as stack:
             with as_cli_error(ValueError, backends.BackendUnavailable):
                 device = backend.partition(":")[2] or None
-                team = stack.enter_context(workers.join(engine, count, device, scheduler))
+                team = stack.enter_context(
+                    workers.join(engine, options.workers, device, options.scheduler)
+                )
             yield team
     # A context of workers raises it as it ends.
     except workers.WorkerLost as error:
@@ -102,7 +100,7 @@ def _is_launched(engine: str) -> bool:
     return engine == "torch" and "RANK" in os.environ
 
 
-def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -> int:
+def run_launched(options: Options, checkpoint: Path | None) -> int:
     """Run `train` in processes that torchrun starts, and return the exit status.
 
     If one is killed, all start again from the last checkpoint, if there is one.
@@ -114,6 +112,7 @@ def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -
     """
     from backends.workers.torch import launch
 
+    count = options.workers or 1
     for start in range(1, _MAX_STARTS + 1):
         with as_cli_error(backends.BackendUnavailable):
             ended = launch(count, ["-m", "kernels", "train", *_written(options)], lost=_LOST)
@@ -132,15 +131,15 @@ def run_launched(count: int, options: dict[str, Any], checkpoint: Path | None) -
         if status > 0 or checkpoint is None or start == _MAX_STARTS:
             raise CliError(message, status=1)
         if next(checkpoint.glob("step-*"), None) is not None:
-            options = options | {"resume": checkpoint}
+            options = options._replace(resume=checkpoint)
         warn(f"{message[0].upper()}{message[1:]}; starting again from the last checkpoint.")
     raise AssertionError
 
 
-def _written(options: dict[str, Any]) -> list[str]:
+def _written(options: Options) -> list[str]:
     """Write the options of a command as arguments."""
     arguments = []
-    for name, value in options.items():
+    for name, value in options._asdict().items():
         option = name.replace("_", "-")
         if value is True:
             arguments.append(f"--{option}")

@@ -16,20 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from backends import Backend
 
-from .._typing import Array
-from ..network import Layer, forward
-from ..numerics import Numerics
-from ..reference.problems import Problem
-from ..training import Fit, steps_of
-from .common import CliError, as_cli_error
+from ..._typing import Array
+from ...network import Layer, forward
+from ...numerics import Numerics
+from ...reference.problems import Problem
+from ...training import Fit, steps_of
+from ..common import NUMERICS, CliError, as_cli_error
+from .settings import Settings
 
 __all__ = [
+    "Scores",
     "Trained",
     "check_finite",
-    "compiles",
-    "device_of",
     "fit_timed",
-    "for_speed",
     "in_runs",
     "measure",
     "note_ctrl_c",
@@ -59,6 +58,13 @@ class Trained(NamedTuple):
     warm_up: int
     warm_up_seconds: float
     seconds_per_step: float | None
+
+
+class Scores(NamedTuple):
+    """The loss over all training samples, and the scores on those held out, if any were."""
+
+    final_loss: float
+    held_out: dict[str, float] | None
 
 
 @contextmanager
@@ -139,9 +145,8 @@ def fit_timed(
     fit: Callable[..., Fit],
     problem: Problem,
     place: Backend,
-    numerics: Numerics,
-    compile: bool,
-    seed: int,
+    settings: Settings,
+    *,
     start: int,
     total: int,
     interrupted: Event,
@@ -184,7 +189,11 @@ def fit_timed(
             shown = time.perf_counter()
 
     # A diverging network overflows, which is reported once and in words.
-    with bar, np.errstate(over="ignore", invalid="ignore"), _compiler_errors(place, compile):
+    with (
+        bar,
+        np.errstate(over="ignore", invalid="ignore"),
+        _compiler_errors(place, settings.compile),
+    ):
         place.synchronize()
         begin = warm = time.perf_counter()
         layers, losses = fit(
@@ -195,10 +204,10 @@ def fit_timed(
             start=start,
             steps=total - start,
             batch_size=problem.batch_size,
-            seed=seed,
+            seed=settings.seed,
             loss=problem.loss,
-            numerics=numerics,
-            compile=place.compile if compile else None,
+            numerics=NUMERICS[settings.numerics],
+            compile=place.compile if settings.compile else None,
             progress=progress,
         )
         place.synchronize(layers)
@@ -225,7 +234,7 @@ def _compiler_errors(place: Backend, compile: bool) -> Iterator[None]:
 
 def measure(
     problem: Problem, layers: tuple[Layer, ...], place: Backend, numerics: Numerics
-) -> tuple[float, dict[str, float] | None]:
+) -> Scores:
     """Compute the loss over all training samples and the scores on those held out."""
     import numpy as np
 
@@ -236,9 +245,10 @@ def measure(
         loss, _ = problem.loss(predict(problem.x), problem.y, numerics=numerics)
         final = float(place.to_numpy(loss))
         if problem.held_out is None:
-            return final, None
+            return Scores(final, None)
         x, target = problem.held_out
-        return final, _score(problem, place.to_numpy(predict(x)), place.to_numpy(target))
+        got = place.to_numpy(predict(x))
+        return Scores(final, _score(problem, got, place.to_numpy(target)))
 
 
 def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
@@ -277,24 +287,3 @@ def check_finite(
         f"learning rate {problem.learning_rate:.4g}; try a lower --learning-rate",
         status=1,
     )
-
-
-def compiles(place: Backend) -> bool:
-    """Say whether the library has a compiler."""
-
-    def unchanged() -> None:
-        pass
-
-    function: Callable[..., Any] = unchanged
-    return place.compile(function) is not function
-
-
-def for_speed(place: Backend) -> bool:
-    """Say whether anybody would choose this library for speed: array-api-strict is for tests."""
-    return not place.slow and place.name != "array-api-strict"
-
-
-def device_of(place: Backend) -> str:
-    """Describe the one device of the backend's that is used."""
-    index = place.name.rpartition(":")[2]
-    return place.devices[int(index) if index.isdecimal() else 0]

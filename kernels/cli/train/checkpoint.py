@@ -13,47 +13,19 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._host import to_host
-from ..digest import digest
-from ..network import Layer
-from ..storage import layers_of, read_tensors, tensors_of, write_tensors
-from .common import CliError, warn
+from ..._host import to_host
+from ...digest import digest
+from ...network import Layer
+from ...storage import layers_of, read_tensors, tensors_of, write_tensors
+from ..common import CliError, warn
+from .settings import Settings
 
-__all__ = ["Checkpoint", "Settings", "agree", "newest", "prepare", "write"]
+__all__ = ["Checkpoint", "agree", "newest", "prepare", "write"]
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 # What may change on the way: how far to go, and how it is computed.
 _FREE = ("epochs", "steps", "backend", "compile", "every")
-
-
-class Settings(NamedTuple):
-    """What decides a training run: options of `train`, None where they were not given.
-
-    In a checkpoint all are known, and `steps` has taken the place of `epochs`.
-
-    Attributes
-    ----------
-    data_sha256
-        Of the file `data`.
-    """
-
-    problem: str | None = None
-    data: str | None = None
-    data_sha256: str | None = None
-    target: str | None = None
-    task: str | None = None
-    hidden: tuple[int, ...] | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    seed: int = 0
-    backend: str = "numpy"
-    dtype: str = "float32"
-    numerics: str = "native"
-    compile: bool = False
-    every: int = 100
 
 
 class Checkpoint(NamedTuple):

@@ -9,16 +9,23 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from ..reference.problems import Preparation
-from .tables import duration, make_table, print_table
+from ...losses import Loss, softmax_cross_entropy, squared_error
+from ...reference.problems import Preparation
+from ..tables import duration, make_table, print_table
 
 __all__ = [
+    "LOSS_NAMES",
     "Report",
     "as_json",
     "milestones",
     "plot_losses",
     "report_table",
 ]
+
+LOSS_NAMES: dict[Loss, str] = {
+    softmax_cross_entropy: "mean cross-entropy",
+    squared_error: "sum of squared errors",
+}
 
 
 class Report(NamedTuple):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._typing import Array
-from ..losses import Loss, softmax_cross_entropy, squared_error
-from ..network import init
-from ..reference.problems import Preparation, Problem, split
-from .common import CliError
+from ..._typing import Array
+from ...losses import Loss, softmax_cross_entropy, squared_error
+from ...network import init
+from ...reference.problems import Preparation, Problem, split
+from ..common import CliError
 
 __all__ = ["FOLDER", "TASKS", "Table", "make_problem", "read_folder", "read_table"]
 

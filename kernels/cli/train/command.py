@@ -1,0 +1,158 @@
+"""`python -m kernels train`: train a network, and say how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from backends.workers import Workers
+
+from ..._typing import Array
+from ...digest import digest
+from ...network import Layer
+from ...storage import save
+from ...training import Fit, fit
+from ..common import NUMERICS, as_cli_error, compiles, console, device_of, warn
+from ..entry import of_fields
+from .checkpoint import Checkpoint, prepare, write
+from .job import Job, job_on, sizes_of
+from .plan import Plan, plan_of
+from .report import LOSS_NAMES, Report, as_json, milestones, plot_losses, report_table
+from .running import Scores, Trained, check_finite, fit_timed, in_runs, measure, note_ctrl_c
+from .settings import Options
+from .workers import fit_split, join, must_launch, run_launched
+
+__all__ = ["train"]
+
+
+@of_fields(Options)
+def train(options: Options) -> None:
+    """Train a network by gradient descent and measure it on samples that were held out.
+
+    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once. With
+    --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
+    """
+    # Everything that can be wrong is found before anything is computed or written.
+    plan = plan_of(options)
+    if must_launch(options.engine):
+        raise typer.Exit(run_launched(options, plan.folder))
+    with join(options, plan.settings) as team:
+        _run(team, plan, job_on(team, plan))
+
+
+def _run(team: Workers, plan: Plan, job: Job) -> None:
+    """Train on a team of workers, the first of which writes and prints."""
+    options, place = plan.options, team.backend
+    training = _kept(team, plan, job, fit if options.engine is None else fit_split(team))
+    with note_ctrl_c() as interrupted:
+        trained = fit_timed(
+            training,
+            job.problem,
+            place,
+            job.settings,
+            start=len(job.earlier),
+            total=job.total,
+            interrupted=interrupted,
+        )
+        losses = _joined(job.earlier, trained.losses)
+        numerics = NUMERICS[job.settings.numerics]
+        scores = measure(job.problem, trained.layers, place, numerics)
+        check_finite(trained.layers, losses, job.problem, place, final_loss=scores.final_loss)
+        if not team.first:
+            return
+        if options.save is not None:
+            with as_cli_error(OSError, prefix=f"cannot write {options.save}: ", status=1):
+                save(options.save, trained.layers)
+    report = _report(team, plan, job, trained, losses, scores)
+    if options.plot is not None:
+        title = f"{report.problem} on {report.backend}, {report.dtype}"
+        with as_cli_error(OSError, prefix=f"cannot write {options.plot}: ", status=1):
+            plot_losses(options.plot, losses, title=title, loss_name=report.loss_name)
+    if options.json:
+        typer.echo(as_json(report))
+    else:
+        report_table(console(), report)
+    if interrupted.is_set():
+        warn(f"Interrupted after {len(losses)} of {job.total} steps; {_where(plan)}.")
+        raise typer.Exit(130)
+
+
+def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> Callable[..., Fit]:
+    """Make of a `fit` one that writes checkpoints, if that is wanted."""
+    folder, resume = plan.folder, plan.options.resume
+    if folder is None:
+        return training
+    if team.first:
+        own = resume is not None and folder.resolve() == resume.resolve()
+        with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
+            prepare(folder, resumed=own)
+    return in_runs(training, every=job.settings.every, keep=partial(_keep, team, folder, job))
+
+
+def _keep(team: Workers, folder: Path, job: Job, layers: tuple[Layer, ...], losses: Array) -> None:
+    """Write a checkpoint, unless training diverged."""
+    to_numpy = team.backend.to_numpy
+    every = _joined(job.earlier, to_numpy(losses))
+    check_finite(layers, every, job.problem, team.backend)
+    # Here, since a lost connection to workers is an OSError too.
+    host = tuple(
+        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
+    )
+    if not team.first:
+        return
+    with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
+        write(folder, Checkpoint(host, every, job.settings))
+
+
+def _joined(earlier: Any, losses: Any) -> Any:
+    import numpy as np
+
+    return np.concatenate([earlier, losses]) if len(earlier) else losses
+
+
+def _report(
+    team: Workers, plan: Plan, job: Job, trained: Trained, losses: Any, scores: Scores
+) -> Report:
+    options, settings, problem, place = plan.options, job.settings, job.problem, team.backend
+    return Report(
+        problem=problem.name,
+        backend=place.name,
+        device=device_of(place),
+        version=place.version,
+        dtype=settings.dtype,
+        numerics=settings.numerics,
+        compiled=settings.compile and compiles(place),
+        sizes=sizes_of(trained.layers),
+        samples=problem.x.shape[0],
+        learning_rate=problem.learning_rate,
+        batch_size=problem.batch_size,
+        seed=settings.seed,
+        resumed=None if options.resume is None else str(options.resume),
+        steps=len(losses),
+        steps_asked=job.total,
+        loss_name=LOSS_NAMES[problem.loss],
+        losses=milestones(losses),
+        final_loss=scores.final_loss,
+        held_out=scores.held_out,
+        warm_up=trained.warm_up,
+        warm_up_seconds=trained.warm_up_seconds,
+        seconds_per_step=trained.seconds_per_step,
+        digest=digest(trained.layers),
+        saved=None if options.save is None else str(options.save),
+        plot=None if options.plot is None else str(options.plot),
+        preparation=problem.preparation,
+    )
+
+
+def _where(plan: Plan) -> str:
+    if plan.folder is not None:
+        kept = f"in a checkpoint: go on with --resume {plan.folder}"
+    elif plan.options.save is not None:
+        kept = f"saved in {plan.options.save}"
+    else:
+        kept = "not saved, as --save was not given"
+    return f"the network so far is {kept}"

@@ -1,0 +1,173 @@
+"""A plan on a backend: the data and the network there, and how far to train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backends import Backend
+from backends.workers import Workers
+
+from ..._typing import Array
+from ...network import Layer
+from ...reference.problems import Problem, digits, tutorial
+from ...storage import load
+from ...training import steps_of
+from ..common import DTYPES, CliError, as_cli_error
+from .data import FOLDER, Table, make_problem
+from .plan import Plan
+from .settings import Settings
+
+__all__ = ["Job", "job_on", "sizes_of"]
+
+
+class Job(NamedTuple):
+    """What to train.
+
+    Attributes
+    ----------
+    problem
+        With the network to start from.
+    settings
+        All known, as a checkpoint has them.
+    earlier
+        The losses of the steps that are done.
+    total
+        How many steps there are in all.
+    """
+
+    problem: Problem
+    settings: Settings
+    earlier: Any
+    total: int
+
+
+def job_on(team: Workers, plan: Plan) -> Job:
+    """Bring a plan to a team's backend."""
+    resume, before, settings = plan.options.resume, plan.before, plan.settings
+    initial = _initial(plan, team.backend)
+    if initial is not None and settings.hidden is None:
+        settings = settings._replace(hidden=sizes_of(initial)[1:-1])
+    with as_cli_error(ValueError, MemoryError):
+        problem = _problem(settings, plan.table, team.backend)
+    if initial is not None:
+        if sizes_of(initial) != sizes_of(problem.layers):
+            raise CliError(
+                f"expected a network of sizes {_shown(problem.layers)} for {problem.name}, got "
+                f"{_shown(initial)} in {resume}"
+            )
+        problem = problem._replace(layers=initial)
+    samples = problem.x.shape[0]
+    total = steps_of(
+        samples, steps=problem.steps, epochs=problem.epochs, batch_size=problem.batch_size
+    )
+    settings = _settled(settings, plan.table, problem, total)
+    if before is not None and settings.data_sha256 != before.settings.data_sha256:
+        raise CliError(
+            f"expected the data that the checkpoint in {resume} is of, got another content in "
+            f"{settings.data}"
+        )
+    earlier: Any = () if before is None else before.losses
+    if total < len(earlier):
+        raise CliError(
+            f"expected {len(earlier)} steps or more, which the checkpoint in {resume} has done, "
+            f"got {total}"
+        )
+    if samples < team.count:
+        raise CliError(f"expected at most as many workers as samples, {samples}, got {team.count}")
+    return Job(problem, settings, earlier, total)
+
+
+def sizes_of(layers: Sequence[Layer]) -> tuple[int, ...]:
+    """List inputs, units of each hidden layer and outputs."""
+    return (layers[0].weight.shape[0], *(weight.shape[1] for weight, _ in layers))
+
+
+def _initial(plan: Plan, place: Backend) -> tuple[Layer, ...] | None:
+    """Read the network to go on from, if any."""
+    dtype = plan.settings.dtype
+    if plan.before is not None:
+        return tuple(
+            Layer(
+                place.asarray(weight, dtype), None if bias is None else place.asarray(bias, dtype)
+            )
+            for weight, bias in plan.before.layers
+        )
+    if plan.options.resume is not None:
+        return _load(plan.options.resume, place.asarray([0.0], dtype), dtype)
+    return None
+
+
+def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
+    import numpy as np
+
+    try:
+        return load(path, like=like)
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        (other,) = (name for name in DTYPES if name != dtype)
+        try:
+            load(path, like=np.zeros(0, dtype=other))  # type: ignore[arg-type]
+        except ValueError:
+            # Neither dtype fits, so the file is at fault.
+            raise CliError(str(error).splitlines()[0]) from error
+        raise CliError(
+            f"expected a network of {dtype}, as --dtype, got {other} in {path}"
+        ) from error
+
+
+def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem:
+    hidden = (100,) if settings.hidden is None else settings.hidden
+    if table is not None:
+        problem = make_problem(
+            table,
+            asarray=place.asarray,
+            dtype=settings.dtype,
+            hidden=hidden,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+        )
+    elif settings.problem == "tutorial":
+        like = place.asarray([0.0], settings.dtype)
+        problem = tutorial(like=like, hidden=hidden, seed=settings.seed)
+    else:
+        problem = digits(
+            asarray=place.asarray, dtype=settings.dtype, hidden=hidden, seed=settings.seed
+        )
+    if settings.learning_rate is not None:
+        problem = problem._replace(learning_rate=settings.learning_rate)
+    if settings.batch_size is not None:
+        problem = problem._replace(batch_size=settings.batch_size)
+    if settings.steps is not None or settings.epochs is not None:
+        problem = problem._replace(steps=settings.steps, epochs=settings.epochs)
+    return problem
+
+
+def _settled(settings: Settings, table: Table | None, problem: Problem, total: int) -> Settings:
+    """Put in what was decided where nothing was given, so that a checkpoint has it."""
+    settings = settings._replace(
+        hidden=sizes_of(problem.layers)[1:-1],
+        epochs=None,
+        steps=total,
+        batch_size=problem.batch_size,
+        learning_rate=problem.learning_rate,
+    )
+    if table is None or settings.data is None:
+        return settings._replace(problem=problem.name)
+    path = Path(settings.data).resolve()
+    content = hashlib.sha256()
+    for part in [path / name for name in FOLDER] if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    return settings._replace(
+        data=str(path),
+        data_sha256=content.hexdigest(),
+        task="classification" if table.classes else "regression",
+    )
+
+
+def _shown(layers: Sequence[Layer]) -> str:
+    return ",".join(str(size) for size in sizes_of(layers))

@@ -1,0 +1,110 @@
+"""What to do, after all that can be wrong with it has been looked for and nothing computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from ..common import CliError, as_cli_error, check_output, choose, require
+from .checkpoint import Checkpoint, agree, newest
+from .data import TASKS, Table, read_folder, read_table
+from .settings import Options, Settings, given_of, with_engine
+
+__all__ = ["Plan", "plan_of"]
+
+_PROBLEMS = ("digits", "tutorial")
+
+
+class Plan(NamedTuple):
+    """A training run on no backend yet.
+
+    Attributes
+    ----------
+    options
+        As they were given.
+    settings
+        What decides the run: from a checkpoint, as far as it was not given.
+    table
+        A user's own data.
+    before
+        The checkpoint to go on from.
+    folder
+        Where checkpoints are written.
+    """
+
+    options: Options
+    settings: Settings
+    table: Table | None
+    before: Checkpoint | None
+    folder: Path | None
+
+
+def plan_of(options: Options) -> Plan:
+    """Read what is to be read, and see that what is to be written can be."""
+    given = given_of(options)
+    for name in ("save", "resume", "checkpoint"):
+        if getattr(options, name) is not None:
+            require("safetensors", f"--{name}")
+    require("numpy", "training")
+    before, settings, folder = None, Settings(**given), options.checkpoint
+    if options.resume is not None and os.path.isdir(options.resume):
+        with as_cli_error(OSError, prefix=f"cannot read {options.resume}: "):
+            before = newest(options.resume)
+        settings = agree(given, before.settings, options.resume)
+        folder = options.checkpoint or options.resume
+    if options.every is not None and folder is None:
+        raise CliError("--every needs --checkpoint DIR")
+    settings = with_engine(settings, options)
+    _check_outputs(options, None if settings.data is None else Path(settings.data))
+    return Plan(options, settings, _read_data(settings), before, folder)
+
+
+def _check_outputs(options: Options, source: Path | None) -> None:
+    """Raise unless both outputs can be written, without touching them."""
+    save, plot = options.save, options.plot
+    data, resume, saved = (
+        None if path is None else path.resolve() for path in (source, options.resume, save)
+    )
+    # A resumed network may be replaced by what it becomes.
+    for option, path, others in (("--save", save, {data}), ("--plot", plot, {data, resume, saved})):
+        if path is None:
+            continue
+        if path.resolve() in others:
+            raise CliError(f"expected {option} to be a file of its own, got {path}")
+        # A network is written beside its file and renamed; a plot is written in place.
+        check_output(option, path, in_place=option == "--plot")
+    if plot is not None:
+        require("matplotlib", "--plot")
+        from matplotlib.figure import Figure
+
+        formats = sorted(Figure().canvas.get_supported_filetypes())
+        if plot.suffix.lower().lstrip(".") not in formats:
+            raise CliError(
+                f"expected --plot FILE.png, or another of {', '.join(formats)}, got {plot.name!r}"
+            )
+
+
+def _read_data(settings: Settings) -> Table | None:
+    problem, target, task = settings.problem, settings.target, settings.task
+    if settings.data is None:
+        for option, value in (("--target", target), ("--task", task)):
+            if value is not None:
+                raise CliError(f"{option} needs --data FILE")
+        if choose("--problem", problem or "digits", _PROBLEMS) == "digits":
+            require("sklearn", "the problem digits")
+        return None
+    data = Path(settings.data)
+    if problem is not None:
+        raise CliError(f"expected --problem or --data, got both, {problem} and {data}")
+    if data.is_dir():
+        if target is not None:
+            raise CliError(
+                f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
+            )
+        return read_folder(data, task)
+    if target is None:
+        raise CliError(f"--data {data} needs --target COLUMN")
+    if task is not None:
+        choose("--task", task, TASKS)
+    return read_table(data, target, task)

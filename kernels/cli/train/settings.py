@@ -1,0 +1,249 @@
+"""What `train` is asked for, and what decides the run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from backends.workers import ENGINES
+
+from ..common import DTYPES, NUMERICS, CliError, choose
+
+__all__ = ["Options", "Settings", "given_of", "with_engine"]
+
+_MAX_UNITS = 1_000_000
+
+
+class Settings(NamedTuple):
+    """What decides a training run: options of `train`, None where they were not given.
+
+    In a checkpoint all are known, and `steps` has taken the place of `epochs`.
+
+    Attributes
+    ----------
+    data_sha256
+        Of the file `data`.
+    """
+
+    problem: str | None = None
+    data: str | None = None
+    data_sha256: str | None = None
+    target: str | None = None
+    task: str | None = None
+    hidden: tuple[int, ...] | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    backend: str = "numpy"
+    dtype: str = "float32"
+    numerics: str = "native"
+    compile: bool = False
+    every: int = 100
+
+
+_DEFAULT = Settings()
+
+
+def _option(panel: str, text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **limits)
+
+
+class Options(NamedTuple):
+    """What was given on the command line, None where nothing was."""
+
+    problem: Annotated[
+        str | None,
+        _option(
+            "Data",
+            "digits, the UCI handwritten digits (default), or tutorial, the random data of "
+            "'Learning PyTorch with examples'.",
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        _option(
+            "Data",
+            "Your own FILE.csv with a header row, or FILE.npz; needs --target. Or a DIR with x.npy "
+            "and y.npy, which are taken as they are; with --engine dask they may be larger than a "
+            "worker's memory.",
+        ),
+    ] = None
+    target: Annotated[
+        str | None,
+        _option("Data", "What to predict: the header of a column, or the key of an array."),
+    ] = None
+    task: Annotated[
+        str | None,
+        _option(
+            "Data",
+            "classification or regression; by default integers and text are classes, real "
+            "numbers are not.",
+        ),
+    ] = None
+    hidden: Annotated[
+        str | None,
+        _option(
+            "Network",
+            "Units of the hidden layers, such as 100,50; 'none' for a linear model. Default: "
+            "100, or those of --resume.",
+        ),
+    ] = None
+    epochs: Annotated[
+        int | None, _option("Network", "How many times to take every sample.", min=1)
+    ] = None
+    steps: Annotated[
+        int | None, _option("Network", "How many batches to take, instead of --epochs.", min=1)
+    ] = None
+    batch_size: Annotated[int | None, _option("Network", "Samples in a batch.", min=1)] = None
+    learning_rate: Annotated[
+        float | None, _option("Network", "Of gradient descent. Default: suited to the data.")
+    ] = None
+    seed: Annotated[
+        int | None,
+        _option(
+            "Network",
+            "Decides the initial weights, the order of the samples, and which fifth is held out. "
+            f"Default: {_DEFAULT.seed}.",
+            min=0,
+            max=2**64 - 1,
+        ),
+    ] = None
+    backend: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            f"Such as torch:cuda; `backends` lists them. Default: {_DEFAULT.backend}.",
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            f"float32 or float64 (which also enables it in JAX). Default: {_DEFAULT.dtype}.",
+        ),
+    ] = None
+    numerics: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: {_DEFAULT.numerics}.",
+        ),
+    ] = None
+    engine: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            f"Split every batch among the workers of {' or '.join(ENGINES)}; --backend may name "
+            "their kind of device.",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        _option(
+            "Arithmetic",
+            "How many workers the engine has. Default: as many as torchrun started, or 1.",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        _option(
+            "Arithmetic",
+            "Address of a running scheduler of Dask, such as tcp://host:8786, for --engine dask. "
+            "Its workers need this package, and the files of --data.",
+        ),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        _option(
+            "Arithmetic", "Use the library's own compiler, if it has one. Default: --no-compile."
+        ),
+    ] = None
+    save: Annotated[
+        Path | None,
+        _option("Output", "Write the trained network to this safetensors FILE.", readable=False),
+    ] = None
+    resume: Annotated[
+        Path | None,
+        _option(
+            "Output",
+            "Start from the network in this FILE (keep --seed, so that the same fifth stays held "
+            "out); or go on from the last checkpoint in this DIR, which has all other options, and "
+            "write more there.",
+        ),
+    ] = None
+    checkpoint: Annotated[
+        Path | None,
+        _option(
+            "Output",
+            "Write checkpoints into this DIR, of which the last two are kept.",
+            readable=False,
+        ),
+    ] = None
+    every: Annotated[
+        int | None,
+        _option("Output", f"Steps between two checkpoints. Default: {_DEFAULT.every}.", min=1),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        _option("Output", "Draw the loss of every step into this FILE.png.", readable=False),
+    ] = None
+    json: Annotated[bool, _option("Output", "Print JSON instead of tables.", "--json")] = False
+
+
+def given_of(options: Options) -> dict[str, Any]:
+    """Take what was given of `Settings`, as they have it."""
+    if options.steps is not None and options.epochs is not None:
+        raise CliError(
+            f"expected --steps or --epochs, got both, {options.steps} and {options.epochs}"
+        )
+    rate = options.learning_rate
+    if rate is not None and not 0.0 < rate < math.inf:
+        raise CliError(f"expected a positive --learning-rate, got {rate}")
+    fields = options._asdict() | {
+        "data": None if options.data is None else str(options.data),
+        "hidden": None if options.hidden is None else _parse_hidden(options.hidden),
+    }
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in Settings._fields and value is not None
+    }
+
+
+def with_engine(settings: Settings, options: Options) -> Settings:
+    """Check the options of an engine, and put in what follows from it."""
+    engine, workers = options.engine, options.workers
+    choose("--dtype", settings.dtype, DTYPES)
+    choose("--numerics", settings.numerics, tuple(NUMERICS))
+    if options.scheduler is not None and engine != "dask":
+        raise CliError("--scheduler needs --engine dask" + (f", got {engine}" if engine else ""))
+    if engine is None:
+        if workers is not None:
+            raise CliError("--workers needs --engine")
+        return settings
+    choose("--engine", engine, ENGINES)
+    if workers is not None and workers < 1:
+        raise CliError(f"expected --workers of 1 or more, got {workers}")
+    backend = options.backend or engine
+    if backend.partition(":")[0] != engine:
+        raise CliError(f"--engine {engine} needs --backend {engine}, got {backend}")
+    if engine != "jax" and settings.compile:
+        raise CliError(f"--engine {engine} has arrays that --compile cannot compile")
+    return settings._replace(backend=backend, compile=engine == "jax")
+
+
+def _parse_hidden(hidden: str) -> tuple[int, ...]:
+    if hidden == "none":
+        return ()
+    parts = [part.strip() for part in hidden.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= _MAX_UNITS for part in parts):
+        raise CliError(
+            f"expected --hidden to be 'none' or numbers of units from 1 to {_MAX_UNITS}, such as "
+            f"100,50, got {hidden!r}"
+        )
+    return tuple(int(part) for part in parts)
