@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 from kernels._typing import Array
@@ -124,7 +126,8 @@ class _Graphs:
         """Compile (state, *constants) -> (state, value) into (count, state, *constants) -> ...
 
         What it returns calls the function `count` times and returns the last state and all values.
-        A graph is kept for arguments of the shapes of the last call.
+        A graph is kept for arguments of the shapes of the last call. Calls from several threads
+        wait for each other, since a graph has one memory for what it reads and writes.
         """
         import torch
         from torch.utils._pytree import tree_flatten, tree_map
@@ -150,6 +153,10 @@ class _Graphs:
             return _Recorded(_layout(given), graph, own, values, place)
 
         def many(count: int, state: Any, *constants: Any) -> Any:
+            with _turn(self.place):
+                return replay(count, state, *constants)
+
+        def replay(count: int, state: Any, *constants: Any) -> Any:
             given = tree_map(self._array, (state, constants))
             if not recorded or recorded[0].layout != _layout(given):
                 recorded[:] = [record(given)]
@@ -173,6 +180,32 @@ class _Graphs:
         import torch
 
         return torch.asarray(a, device=self.place) if isinstance(a, int) else a
+
+
+@dataclass
+class _Device:
+    """The one graph of a device that may run, and the stream on which the last one ran."""
+
+    free: Lock = field(default_factory=Lock)
+    stream: Any = None
+
+
+_DEVICES: dict[Any, _Device] = {}
+
+
+@contextmanager
+def _turn(place: Any) -> Iterator[None]:
+    """Wait until no graph of a device runs, since they share memory; those that come later wait."""
+    import torch
+
+    device = _DEVICES.setdefault(place, _Device())
+    with device.free:
+        stream = torch.get_device_module(place).current_stream(place)
+        # The host may be done with a graph before the device is.
+        if device.stream is not None:
+            stream.wait_stream(device.stream)
+        device.stream = stream
+        yield
 
 
 class _Recorded(NamedTuple):
@@ -206,7 +239,9 @@ def _record(place: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(place):
         pool = _pool(place).pool()
-        with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.Stream()):
+        # What other threads do meanwhile is not recorded, and not refused.
+        options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, pool=pool, **options):
             function(*arguments)
     return graph
 

@@ -342,21 +342,23 @@ def step(
     check_layers(layers)
     check_input(layers, x)
     learning_rate = to_learning_rate(learning_rate)
-    settings: dict[str, Any] = {"learning_rate": learning_rate, "numerics": numerics}
-    return train(layers, x, y, None, loss=checked(loss), **settings)
+    return train(layers, x, y, learning_rate, None, loss=checked(loss), numerics=numerics)
 
 
 def train(
     layers: Sequence[Layer],
     x: Array,
     y: Array,
+    learning_rate: Array | float,
     operands: tuple[Any, Any] | None,
     *,
-    learning_rate: float,
     loss: Loss,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
-    """Take one step as `step` does, unchecked; `operands` are x and x.T, prepared."""
+    """Take one step as `step` does, unchecked.
+
+    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared.
+    """
     xp = array_namespace(x)
     forth, back = operands or (x, x.T)
     activations = _forward(layers, x, forth, numerics, xp)

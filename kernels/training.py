@@ -96,7 +96,7 @@ def fit(
         What products and sums are.
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
-        step is kept for the next call with the same compiler, learning rate, loss and numerics.
+        step is kept for the next call with the same compiler, loss and numerics.
         If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
         steps as one call of what `repeat` makes of a function (state, *constants) -> (state, loss):
@@ -145,17 +145,15 @@ def fit(
         # torch takes no samples of most unsigned integers.
         y = to_signed(y) if "uint" in str(y.dtype) else y
 
+    rate: Array | float = learning_rate
     if compile is not None:
         for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):
             _tried(compile, xp, placement(x).get("device"))
+        rate = numerics.factor(learning_rate, like=layers[0].weight)
     trained = tuple(layers)
-    settings: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "loss": checked(loss),
-        "numerics": numerics,
-    }
+    settings: dict[str, Any] = {"loss": checked(loss), "numerics": numerics}
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
     losses: list[Array] = []
@@ -163,18 +161,18 @@ def fit(
     if repeat is not None and progress is None:
         if batch_size is None:
             train_often = _compiled(repeat, train, **settings)
-            return Fit(*train_often(total, trained, x, y, operands))
+            return Fit(*train_often(total, trained, x, y, rate, operands))
         for run in _runs(x, total, batch_size, seed, start, compile):
             train_often = _compiled(repeat, _train_on_rows, size=run.size, **settings)
             state = trained, run.first
-            (trained, _), values = train_often(run.steps, state, x, y, run.order)
+            (trained, _), values = train_often(run.steps, state, x, y, run.order, rate)
             losses.append(values)
         return Fit(trained, xp.concat(losses))
     train_batch: Callable[..., Any] = partial(train, **settings)
     if compile is not None:
         train_batch = _compiled(compile, train, **settings)
     for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, compile=compile):
-        trained, value = train_batch(trained, x_batch, y_batch, operands)
+        trained, value = train_batch(trained, x_batch, y_batch, rate, operands)
         losses.append(value)
         if progress is not None:
             try:
@@ -192,6 +190,7 @@ def _train_on_rows(
     x: Array,
     y: Array,
     order: Array,
+    rate: Array,
     *,
     size: int,
     **settings: Any,
@@ -199,7 +198,7 @@ def _train_on_rows(
     """Take one step on the next `size` samples of an order, and move on behind them."""
     layers, first = state
     x_batch, y_batch = _rows(x, y, order, first, size=size)
-    layers, value = train(layers, x_batch, y_batch, None, **settings)
+    layers, value = train(layers, x_batch, y_batch, rate, None, **settings)
     return (layers, first + size), value
 
 

@@ -1174,10 +1174,10 @@ def test_memory_of_a_step(asarray, dtype):
     def peak(numerics):
         # x is prepared once for all steps.
         operands = (numerics.left(x), numerics.left(x.T))
-        settings = {"learning_rate": 1e-6, "loss": kernels.squared_error, "numerics": numerics}
+        settings = {"loss": kernels.squared_error, "numerics": numerics}
         tracemalloc.start()
         try:
-            train(layers, x, y, operands, **settings)
+            train(layers, x, y, 1e-6, operands, **settings)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
 
@@ -340,8 +341,17 @@ def test_second_fit_compiles_nothing(backend, asarray, counted, dtype, batch_siz
     second = fit(0.01)
     assert (len(made), compilations()) == count
     assert_networks_identical(second.layers, first.layers)
-    fit(0.02)
-    assert compilations() > count[1]
+    # The learning rate is an argument of what was compiled.
+    for rate in (0.02, 0.04, 0.08):
+        assert_networks_close(
+            fit(rate).layers,
+            kernels.fit(
+                layers, x, y, learning_rate=rate, steps=2, batch_size=batch_size, loss=loss
+            ).layers,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+    assert len(made) == count[0]
 
 
 @LOSSES
@@ -466,21 +476,29 @@ def test_other_networks_between_many_steps(backend, asarray, dtype):
         assert_close(fit.losses, plain.losses, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.library("torch")
-@pytest.mark.parametrize("batch_size", [None, 2])
-def test_graphs_with_calls_in_their_place(asarray, monkeypatch, batch_size):
-    """What CUDA's graphs read and write, on any device."""
+@pytest.fixture
+def graphs(backend, monkeypatch):
+    """The compiler for CUDA on any device, and the list of its graphs: calls in their place."""
     torch_backend = pytest.importorskip("backends.torch")
+    recorded = []
 
     class Calls:
         def __init__(self, _, function, *arguments):
             self.replay = functools.partial(function, *arguments)
+            recorded.append(self)
 
     monkeypatch.setattr(torch_backend, "_record", Calls)
+    return torch_backend._Graphs(backend.device), recorded
+
+
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_graphs_with_calls_in_their_place(asarray, graphs, batch_size):
+    """What CUDA's graphs read and write, on any device."""
+    compile, _ = graphs
     arguments = {"learning_rate": 0.001, "batch_size": batch_size}
     layers, x, y = data(asarray, "float32")
     x, y = x[:5, :], y[:5, :]
-    compile = torch_backend._Graphs(x.device)
     small = kernels.init((3, 2), like=x, bias=False)
     cases = [
         ((layers, x, y), {"steps": 300}),
@@ -492,6 +510,55 @@ def test_graphs_with_calls_in_their_place(asarray, monkeypatch, batch_size):
         plain = kernels.fit(*case, **arguments, **more)
         assert_networks_close(got.layers, plain.layers, rtol=1e-4, atol=1e-5)
         assert_close(got.losses, plain.losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.library("torch")
+def test_learning_rates_share_a_graph(asarray, graphs):
+    """And the copy of the data that it has."""
+    compile, recorded = graphs
+    layers, x, y = data(asarray, "float32")
+    for rate in (0.001, 0.002, 0.003, 0.004, 0.005):
+        arguments = {"learning_rate": rate, "steps": 3, "numerics": kernels.EXACT}
+        got = kernels.fit(layers, x, y, compile=compile, **arguments)
+        assert_networks_identical(got.layers, kernels.fit(layers, x, y, **arguments).layers)
+    assert len(recorded) == 1
+
+
+@pytest.mark.library("torch")
+def test_a_graph_is_of_one_thread_at_a_time(asarray, graphs):
+    compile, recorded = graphs
+    layers, x, y = data(asarray, "float32")
+    arguments = {"steps": 100, "numerics": kernels.EXACT}
+    rates = [0.0005, 0.001, 0.0015, 0.002]
+    expected = [kernels.fit(layers, x, y, learning_rate=rate, **arguments) for rate in rates]
+
+    def fit(rate):
+        return kernels.fit(layers, x, y, learning_rate=rate, compile=compile, **arguments)
+
+    fit(rates[0])
+    with ThreadPoolExecutor(len(rates)) as pool:
+        found = list(pool.map(fit, rates))
+    assert len(recorded) == 1
+    for got, alone in zip(found, expected, strict=True):
+        assert_networks_identical(got.layers, alone.layers)
+        assert_identical(got.losses, alone.losses)
+
+
+@pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
+def test_a_number_or_its_factor(asarray, dtype, numerics):
+    """The learning rate is the one uncompiled, and the other compiled."""
+    numbers = [0.1, 1.0, 1 / 3, 0.0, 1e-300, 2.0**-1000, 2.0**900, 2.0**1001, -0.7]
+    if numerics is kernels.NATIVE:
+        numbers = [number for number in numbers if number == 0.0 or 1e-30 < abs(number) < 1e30]
+    host = np.asarray([[1.1, -2.5, 1e-3, 1e-20], [3.3, 1e20, 0.0, np.inf]])
+    a = asarray(host, dtype)
+    for number in numbers:
+        factor = numerics.factor(number, like=a)
+        assert tuple(factor.shape) == ()
+        with np.errstate(all="ignore"):
+            got, expected = numerics.multiply(a, factor), numerics.multiply(a, number)
+        assert_alike(got, a)
+        np.testing.assert_array_equal(fetch(got), fetch(expected))
 
 
 def test_integers_of_numpy_are_integers(asarray):

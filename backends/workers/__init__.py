@@ -94,7 +94,7 @@ def join(
 def split_batches(
     function: Callable[..., Any], shard: Callable[[Array], Array]
 ) -> Callable[..., Any]:
-    """Make of (layers, x, y, operands) -> result a function that splits x and y first.
+    """Make of (layers, x, y, rate, operands) -> result a function that splits x and y first.
 
     `operands`, what `kernels.fit` prepared of a whole x, is then of no use; other functions of one
     array stay as they are.
@@ -103,10 +103,8 @@ def split_batches(
     def call(first: Any, *batch: Any) -> Any:
         if not batch:
             return function(first)
-        x, y, *operands = batch
+        x, y, rate, operands = batch
         split = shard(x)
-        return function(
-            first, split, shard(y), *(operands if split is x else [None for _ in operands])
-        )
+        return function(first, split, shard(y), rate, operands if split is x else None)
 
     return call

@@ -68,28 +68,31 @@ class _Step(NamedTuple):
 def compile_step(
     function: Callable[..., Any], cluster: Cluster, shard: Callable[[Array], Any]
 ) -> Callable[..., Any]:
-    """Make of (layers, x, y, operands) -> (layers, loss) a function that runs it on workers.
+    """Make of (layers, x, y, rate, operands) -> (layers, loss) a function that runs it on workers.
 
     `operands`, what `kernels.fit` prepared of a whole x, are not used: they are larger than x. Of a
     function of one array what it returns is computed and kept.
     """
     steps: dict[Any, _Step] = {}
-    targets: dict[Any, Any] = {}
+    kept: dict[Any, Any] = {}
     numbers = count(1)
     name = f"step-{uuid4().hex}"
+
+    def keep(key: Any, a: Any) -> Any:
+        if key not in kept:
+            kept[key] = persisted(a, cluster)
+        return kept[key]
 
     def call(first: Any, *batch: Any) -> Any:
         if not batch:
             return persisted(function(first), cluster)
-        x, y = shard(batch[0]), shard(batch[1])
+        x, y, rate = shard(batch[0]), shard(batch[1]), batch[2]
         if y.chunks[0] != x.chunks[0]:
             # An x that is read has parts of its own.
-            kept = y.name, x.chunks[0]
-            if kept not in targets:
-                targets[kept] = persisted(y.rechunk({0: x.chunks[0]}), cluster)
-            y = targets[kept]
+            y = keep((y.name, x.chunks[0]), y.rechunk({0: x.chunks[0]}))
         parameters = [a.rechunk(-1) for layer in first for a in layer if a is not None]
-        arrays = [*(persisted(a, cluster) for a in parameters), x, y]
+        whole = (*(persisted(a, cluster) for a in parameters), keep(rate.name, rate))
+        arrays = [*whole, x, y]
         # Tasks that read or compute what is not held are a part of the step.
         kind = tuple((a.chunks, a.dtype, None if _is_held(a) else a.name) for a in arrays)
         if kind not in steps:
@@ -185,13 +188,13 @@ def _is_future(task: Any) -> bool:
 
 def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: Cluster) -> _Step:
     """Make the graph of a step, and send the programs that it comes to."""
-    *parameters, x, y = arrays
+    *parameters, rate, x, y = arrays
     # Reductions, also of two axes, put all parts together at once and not a few at a time.
     with dask.config.set(split_every=(x.numblocks[0] + 1) ** 2):
-        layers, loss = function(_layers(parameters, like), x, y, None)
+        layers, loss = function(_layers(parameters, like), x, y, rate, None)
     results = [*(a for layer in layers for a in layer if a is not None), loss]
     graph = {key: task for a in results for key, task in a.dask.items() if not _is_future(task)}
-    parts: dict[Key, int | None] = {key: None for a in parameters for key in _keys(a)}
+    parts: dict[Key, int | None] = {key: None for a in (*parameters, rate) for key in _keys(a)}
     for a in (x, y):
         # The first block is a single sample, or all of them.
         parts |= {key: i or None for i, key in enumerate(_keys(a))}

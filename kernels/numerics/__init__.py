@@ -44,8 +44,15 @@ class Numerics(Protocol):
         """Subtract arrays."""
         ...
 
+    def factor(self, number: float, *, like: Array) -> Array:
+        """Make a 0-d array of a number, by which `multiply` gives the bits of that number.
+
+        To a compiled function it is an argument, so that another number compiles nothing anew.
+        """
+        ...
+
     def multiply(self, a: Array, factor: Array | float) -> Array:
-        """Multiply by a number, or by an array of the same shape or of shape (n, 1)."""
+        """Multiply by a number or `factor`, or by an array of the same shape or of shape (n, 1)."""
         ...
 
     def divide(self, a: Array, b: Array) -> Array:

@@ -184,6 +184,12 @@ class Exact:
         """Subtract arrays, rounded correctly."""
         return _flush(a - b, array_namespace(a))
 
+    def factor(self, number: float, *, like: Array) -> Array:
+        """Make a 0-d array of a number, float64 as `multiply` takes the number itself."""
+        xp = array_namespace(like)
+        number = _in_range(number)
+        return float64_of(xp.asarray(number, dtype=xp.float64, **placement(like)), xp)
+
     def multiply(self, a: Array, factor: Array | float) -> Array:
         """Multiply by a number or an array; the error is below 0.51 units in the last place.
 
@@ -372,11 +378,7 @@ def _multiply(a: Array, factor: Array | float) -> Array:
     # and no part of a number is near 1.
     if isinstance(factor, int | float):
         x = float64_of(_flush(a, xp), xp)
-        if abs(factor) < _SMALLEST["float64"]:
-            factor = 0.0
-        elif abs(factor) >= _LARGEST_FACTOR:
-            factor = factor * math.inf
-        factor, exponent = math.frexp(factor)
+        factor, exponent = math.frexp(_in_range(factor))
         factor, power = factor * 0.5, 2.0 ** (exponent + 3)
     else:
         x, factor = _tied(a, factor, xp)
@@ -393,6 +395,13 @@ def _multiply(a: Array, factor: Array | float) -> Array:
         product = (high * factor_low + low * factor_high) + low * factor_low
         product = product + high * factor_high
     return _flush(xp.astype(product * power, a.dtype), xp)
+
+
+def _in_range(factor: float) -> float:
+    """Replace a number that counts as zero or as infinite."""
+    if abs(factor) < _SMALLEST["float64"]:
+        return 0.0
+    return factor * math.inf if abs(factor) >= _LARGEST_FACTOR else factor
 
 
 def _leading_half(a: Any) -> Any:

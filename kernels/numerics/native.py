@@ -7,6 +7,7 @@ from typing import cast
 
 from array_api_compat import array_namespace
 
+from .._host import placement
 from .._typing import Array
 
 
@@ -32,6 +33,10 @@ class Native:
 
     def subtract(self, a: Array, b: Array) -> Array:
         return a - b
+
+    def factor(self, number: float, *, like: Array) -> Array:
+        xp = array_namespace(like)
+        return cast(Array, xp.asarray(number, dtype=like.dtype, **placement(like)))
 
     def multiply(self, a: Array, factor: Array | float) -> Array:
         return a * factor
