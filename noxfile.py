@@ -10,54 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import nox
 
-# The extra that each backend needs.
-EXTRAS = {
-    "numpy": "numpy",
-    "array-api-strict": "array-api-strict",
-    "torch:cpu": "torch",
-    "torch:cuda": "torch",
-    "cupy": "cupy",
-    "jax:cpu": "jax",
-    "jax:cuda": "jax-cuda",
-    "mlx": "mlx",
-    "dask": "dask",
-    "marray": "marray",
-    "ndonnx": "ndonnx",
-    "dpnp": "dpnp",
-    "quantity-array": "quantity-array",
-    "paddle": "paddle",
-    "tensorflow": "tensorflow",
-}
-# What is run on libraries for which the whole suite takes hours, as they take a millisecond or more
-# for each operation of a training step, and on those with a namespace for the kernel alone.
-KERNEL_TESTS = ("tests/test_backends.py", "tests/test_identity.py", "tests/test_tutorial.py")
-SUBSETS = {
-    "dask": (
-        "tests/test_backends.py",
-        "tests/test_identity.py",
-        "tests/test_workers.py",
-        "tests/test_workers_dask.py",
-    ),
-    "ndonnx": (
-        *("tests/test_backends.py", "tests/test_identity.py"),
-        *("-k", "test_backends or (committed and tutorial and compiled)"),
-    ),
-    "quantity-array": KERNEL_TESTS,
-    "paddle": KERNEL_TESTS,
-    "tensorflow": KERNEL_TESTS,
-}
-# They install a gigabyte or more each, and are tested when asked for by name.
-LARGE = ("dpnp", "paddle", "tensorflow")
-# Backends with an engine for several workers, which are tested through the command line.
-ENGINES = ("torch:cpu", "torch:cuda", "jax:cpu", "jax:cuda", "dask")
+# What is known of each backend; read as data, since nox runs where the package is not installed.
+BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
 TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
-CUDA = ("torch:cuda", "cupy", "jax:cuda")
+CUDA, LARGE, ENGINES = (
+    [name for name, known in BACKENDS.items() if known.get(what)]
+    for what in ("cuda", "large", "engine")
+)
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
@@ -83,7 +49,7 @@ def no_cuda() -> str | None:
 
 
 RUNNABLE = [
-    name for name in EXTRAS if name not in LARGE and (name not in CUDA or no_cuda() is None)
+    name for name in BACKENDS if name not in LARGE and (name not in CUDA or no_cuda() is None)
 ]
 
 nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
@@ -106,19 +72,19 @@ def pytest(session: nox.Session, name: str, *args: str, **env: str) -> None:
 
 
 @nox.session
-@nox.parametrize("backend", [nox.param(name, id=name) for name in EXTRAS])
+@nox.parametrize("backend", [nox.param(name, id=name) for name in BACKENDS])
 def tests(session: nox.Session, backend: str) -> None:
     """Test one backend in an environment that holds nothing else."""
     reason = no_cuda() if backend in CUDA else None
     if reason is not None:
         session.error(f"The backend {backend} cannot run: {reason}.")
     command_line = ",cli" if backend in ENGINES else ""
-    install(session, "-e", f".[{EXTRAS[backend]},save{command_line}]", *TEST_PACKAGES)
+    install(session, "-e", f".[{BACKENDS[backend]['extra']},save{command_line}]", *TEST_PACKAGES)
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
     options = ("--backend", backend, "--record", str(record), *IGNORED)
-    pytest(session, backend, *options, *SUBSETS.get(backend, ()), **env)
+    pytest(session, backend, *options, *BACKENDS[backend].get("suite", ()), **env)
 
 
 @nox.session
@@ -204,7 +170,7 @@ def identical(session: nox.Session) -> None:
     """Print the digests of exact training that the last sessions of the tests saw."""
     committed = json.loads(Path("kernels/reference/digests.json").read_text())
     rows = [("backend", "version", "mode", "problem", "dtype", "steps", "digest", "")]
-    for name in EXTRAS:
+    for name in BACKENDS:
         for run in found(name).get("digests", ()):
             problem, dtype, mode = run["problem"], run["dtype"], run["mode"]
             for steps, digest in run["digests"].items():
@@ -232,7 +198,7 @@ def identical(session: nox.Session) -> None:
 def summary(session: nox.Session) -> None:
     """Print what ran, what did not and why."""
     rows = [("tests of", "version", "result", "seconds")]
-    for name in (*EXTRAS, *CHECKS[:2]):
+    for name in (*BACKENDS, *CHECKS[:2]):
         counts = outcome(name)
         if counts is None:
             unable = (name in CUDA and no_cuda()) or (name in LARGE and "large, run by name alone")
@@ -250,13 +216,13 @@ def support(session: nox.Session) -> None:
     table, tail = rest.split(TABLE_END)
     title, rule, *rows = table.splitlines()
     lines = {row.split("`")[1]: row for row in rows}
-    for name in EXTRAS:
+    for name in BACKENDS:
         counts = outcome(name)
         if counts is not None:
             seen = found(name)
             devices = ", ".join(seen["devices"])
             lines[name] = f"| `{name}` | {seen['version']} | {devices} | {counts[0]} |"
-    kept = "\n".join([title, rule, *(lines[name] for name in EXTRAS if name in lines)])
+    kept = "\n".join([title, rule, *(lines[name] for name in BACKENDS if name in lines)])
     readme.write_text(f"{head}{TABLE_BEGIN}{kept}\n{TABLE_END}{tail}")
 
 

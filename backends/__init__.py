@@ -9,26 +9,9 @@ import importlib
 from importlib.metadata import EntryPoint, entry_points
 
 from ._backend import Backend, BackendUnavailable
+from ._known import Known, known
 
-__all__ = ["Backend", "BackendUnavailable", "available", "get", "names"]
-
-_NAMES = (
-    "numpy",
-    "array-api-strict",
-    "torch:cpu",
-    "torch:cuda",
-    "cupy",
-    "jax:cpu",
-    "jax:cuda",
-    "mlx",
-    "dask",
-    "marray",
-    "ndonnx",
-    "dpnp",
-    "quantity-array",
-    "paddle",
-    "tensorflow",
-)
+__all__ = ["Backend", "BackendUnavailable", "Known", "available", "get", "known", "names"]
 
 _ENTRY_POINTS = "array_api_kernels.backends"
 
@@ -45,7 +28,9 @@ def names() -> tuple[str, ...]:
     >>> names()[:3]
     ('numpy', 'array-api-strict', 'torch:cpu')
     """
-    return _NAMES + tuple(entry.name for entry in entry_points(group=_ENTRY_POINTS))
+    return tuple(each.name for each in known()) + tuple(
+        entry.name for entry in entry_points(group=_ENTRY_POINTS)
+    )
 
 
 def available() -> tuple[str, ...]:
@@ -86,7 +71,7 @@ def get(name: str) -> Backend:
         if f"{name}:".startswith(f"{entry.name}:"):
             return _of_entry(entry, name[len(entry.name) + 1 :])
     library, _, device = name.partition(":")
-    if library not in {known.partition(":")[0] for known in _NAMES}:
+    if library not in {each.name.partition(":")[0] for each in known()}:
         raise ValueError(f"expected a backend of {', '.join(names())}, got {name!r}")
     module = importlib.import_module(f"backends.{library.replace('-', '_')}")
     found: Backend = module.get(device or None)

@@ -8,13 +8,14 @@ import platform
 import sys
 from typing import Any
 
+import backends
+
 __all__ = ["describe", "memory_bytes"]
 
-# Their versions count where they were used.
-_MODULES = (
-    *("array_api_compat", "array_api_strict", "cupy", "dask", "dpctl", "dpnp", "jax", "jaxlib"),
-    *("keras", "marray", "ndonnx", "numpy", "onnxruntime", "paddle", "pint", "quantity_array"),
-    *("sklearn", "tensorflow", "thinc", "torch"),
+# What the kernel, backends and peers import; the version counts where it was.
+_MODULES = sorted(
+    {each.module for each in backends.known()}
+    | {"array_api_compat", "dpctl", "jaxlib", "keras", "onnxruntime", "pint", "sklearn", "thinc"}
 )
 
 

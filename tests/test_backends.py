@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -142,23 +143,23 @@ def test_name_that_is_not_known(name):
 
 
 @pytest.mark.parametrize(
-    "library",
-    [
-        "numpy",
-        "array-api-strict",
-        "mlx",
-        "dask",
-        "marray",
-        "ndonnx",
-        "dpnp",
-        "quantity-array",
-        "paddle",
-        "tensorflow",
-    ],
+    "library", [each.name for each in backends.known() if ":" not in each.name and not each.cuda]
 )
 def test_device_of_a_library_without_devices(library):
     with pytest.raises(ValueError, match=f"'{library}' without a device, got 'cuda'"):
         backends.get(f"{library}:cuda")
+
+
+def test_what_is_known():
+    """Each has its file, and its extra in pyproject.toml."""
+    root = Path(backends.__file__).parent
+    extras = tomllib.loads((root.parent / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for each in backends.known():
+        assert (root / f"{each.name.partition(':')[0].replace('-', '_')}.py").exists()
+        assert each.extra in extras
+        assert all((root.parent / path).exists() for path in each.suite if path.endswith(".py"))
 
 
 @pytest.mark.parametrize("library", ["torch", "jax"])
