@@ -159,22 +159,26 @@ class Exact:
         xp = array_namespace(b)
         left = a if isinstance(a, Operand) else self._cut(a, 0, xp)
         right = self._cut(b, 1, xp)
-        name = _dtype_name(left.array, xp)
-        pairs = self._scheme(name, left.array.shape[1]).pairs
+        pairs = self._scheme(_dtype_name(left.array, xp), left.array.shape[1]).pairs
         products = (left.slices[i] @ right.slices[j] for i, j in pairs)
         total = next(products)
         for product in products:
             product -= total
             total = product
-        total = total if name == "float64" else xp.astype(total, left.array.dtype)
-        return _flush(total, xp)
+        return _rounded(total, left.array, xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
-        """Sum a two-dimensional array along `axis`, as a product with ones."""
+        """Sum a two-dimensional array along `axis`: the bits of its product with ones.
+
+        Of ones all slices but the first are zero, so no more is left than the sums of the slices.
+        """
         xp = array_namespace(a)
-        ones = xp.ones((1, a.shape[axis]), dtype=a.dtype, **placement(a))
-        total = self.matmul(ones, a) if axis == 0 else self.matmul(a, ones.T)
-        return total if keepdims else cast(Array, xp.reshape(total, (-1,)))
+        side = 1 if axis == 0 else 0
+        slices = self._cut(a, side, xp).slices
+        *others, total = (xp.sum(part, axis=1 - side, keepdims=keepdims) for part in slices)
+        for other in reversed(others):
+            total = other - total if side == 0 else other + total
+        return _rounded(total, a, xp)
 
     def add(self, a: Array, b: Array) -> Array:
         """Add arrays, rounded correctly."""
@@ -351,6 +355,11 @@ def _dtype_name(a: Array, xp: Any) -> str:
         if a.dtype == getattr(xp, name):
             return name
     raise TypeError(f"expected float32 or float64 for exact numerics, got {a.dtype}")
+
+
+def _rounded(total: Array, like: Array, xp: Any) -> Array:
+    """Round float64 to the dtype of `like`, and flush."""
+    return _flush(total if like.dtype == xp.float64 else xp.astype(total, like.dtype), xp)
 
 
 def _flush(a: Array, xp: Any) -> Array:
