@@ -37,7 +37,7 @@ with localcontext(prec=30):
         round(((512 / Decimal(c)).ln() - (i >= _UPPER) * _LN2) * 2**_BITS)
         for i, c in enumerate(_RECIPROCALS)
     )
-_OCTAVES = tuple(2.0 ** (32 * i - 1022) for i in range(64))
+_OCTAVES = tuple(2.0 ** (1022 - 32 * i) for i in range(64))
 
 
 def exp(a: Array) -> Array:
@@ -68,13 +68,14 @@ def exp(a: Array) -> Array:
     steps = xp.astype(k, xp.float64)
     r = xp.astype(((x - steps * _STEP[0]) - steps * _STEP[1]) * 2.0**_BITS, xp.int64)
     tail = _polynomial(r, (720, 120, 24, 6))
-    r = r + _multiply(_multiply(r, r), _HALF + _multiply(r, tail))
+    r = r + _multiply(_square(r), _HALF + _multiply(r, tail))
     power = _look_up(_POWERS, k & 255, xp.int64, xp)
     y = _to_float(power + _multiply(power, r), xp)
     n = (k >> 8) + 1022
     y = y * xp.astype(xp.bitwise_left_shift(xp.ones_like(n), n & 31), xp.float64)
-    # Before a choice, so that no compiler takes this and a later widening for nothing.
-    y = xp.astype(y * _look_up(_OCTAVES, n >> 5, xp.float64, xp), a.dtype)
+    # A quotient, since XLA computes all else anew wherever it is used. Rounded before a choice, so
+    # that no compiler takes this and a later widening for nothing.
+    y = xp.astype(y / _look_up(_OCTAVES, n >> 5, xp.float64, xp), a.dtype)
     outside = xp.where(a < 0.0, xp.zeros_like(y), xp.full_like(y, float("inf")))
     return cast(Array, xp.where(inside, y, xp.where(a == a, outside, a)))
 
@@ -106,9 +107,7 @@ def log(a: Array) -> Array:
     far = xp.astype(x < 2.0**-500, xp.float64) - xp.astype(x > 2.0**500, xp.float64)
     x = x * xp.where(far > 0.0, xp.full_like(x, 2.0**600), xp.ones_like(x))
     x = x * xp.where(far < 0.0, xp.full_like(x, 2.0**-600), xp.ones_like(x))
-    # The power of two in (x / 2, x], as in exact._power_of_two.
-    h = x * 0.5 + x * 2.0**-53
-    power = (h - (h - h * 2.0**-53)) * 2.0**53
+    power = power_of_two(x)
     # log2 of a power of two is an integer, and no library is wrong by half.
     e = xp.round(xp.log2(power)) - far * 600.0
     m = xp.astype(x / power * 2.0**52, xp.int64)
@@ -116,9 +115,11 @@ def log(a: Array) -> Array:
     e = e + xp.astype(i >= _UPPER, xp.float64)
     u = ((m * _look_up(_RECIPROCALS, i, xp.int64, xp)) >> 1) - 2**_BITS
     tail = _polynomial(u, (-8, 7, -6, 5, -4, 3))
-    y = u - _multiply(_multiply(u, u), _HALF - _multiply(u, tail))
+    y = u - _multiply(_square(u), _HALF - _multiply(u, tail))
     y = _to_float(y + _look_up(_LOGARITHMS, i, xp.int64, xp), xp)
-    # It changes nothing: XLA, if it knew e and not y, would add the two products first.
+    # These change nothing. XLA computes all but a quotient anew wherever it is used; and if it knew
+    # e and not y, it would add the two products first.
+    y = y / xp.where(y == y, xp.ones_like(y), y)
     e = xp.where(y == y, e, y)
     y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
     infinity = xp.full_like(y, float("inf"))
@@ -139,19 +140,36 @@ def float64_of(a: Array, xp: Any) -> Array:
     return a
 
 
+def power_of_two(m: Array) -> Array:
+    """Find the power of two in (m / 2, m].
+
+    Without frexp, which the standard lacks: the difference of m * 2**52 + m, rounded, and the
+    float64 below it is that power (Rump, Ogita, Oishi 2008, "Accurate floating-point summation
+    part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
+    """
+    q = m * 2.0**52 + m
+    return q - (q - q * 2.0**-53)
+
+
 def _polynomial(x: Array, inverses: Sequence[int]) -> Array:
     """Evaluate the polynomial with these inverse coefficients, highest first, to 34 bits."""
     x = x >> 26
-    total = x * 0 + 2**34 // inverses[0]
+    total: Any = 2**34 // inverses[0]
     for inverse in inverses[1:]:
         total = ((total * x) >> 34) + 2**34 // inverse
-    return total << 26
+    return cast(Array, total << 26)
 
 
 def _multiply(a: Array, b: Array) -> Array:
     """Multiply fixed-point numbers of magnitude below 2; the error is below 2**-58."""
     a_high, b_high = a >> 30, b >> 30
     return a_high * b_high + ((a_high * (b & _MASK) + (a & _MASK) * b_high) >> 30)
+
+
+def _square(a: Array) -> Array:
+    """Multiply as `_multiply` does, an array by itself."""
+    high = a >> 30
+    return high * high + ((high * (a & _MASK)) >> 29)
 
 
 def _to_float(a: Array, xp: Any) -> Array:

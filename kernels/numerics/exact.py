@@ -26,7 +26,7 @@ from array_api_compat import array_namespace
 from .._host import placement
 from .._typing import Array
 from . import elementary
-from .elementary import float64_of
+from .elementary import float64_of, power_of_two
 
 # The most terms of a sum.
 MAX_K = 2**24
@@ -319,7 +319,7 @@ def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
     largest = xp.max(magnitudes, **rows)
     size = largest if count > 1 else _norm(magnitudes, largest, side, a.shape[1 - side], xp)
     # No sum, which a compiler that takes the floor for 0 would leave out.
-    scale = _power_of_two(xp.maximum(size, xp.full_like(size, floor)))
+    scale = power_of_two(xp.maximum(size, xp.full_like(size, floor)))
     return cast(Array, xp.where(largest < _LARGEST, scale, xp.full_like(scale, float("inf"))))
 
 
@@ -337,17 +337,6 @@ def _norm(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Arra
     else:
         squares = xp.max(xp.sum(magnitudes, axis=0))
     return cast(Array, xp.sqrt(squares) * (2.0 ** -_half_bits(k) * (1 + 2.0**-51)))
-
-
-def _power_of_two(m: Array) -> Array:
-    """Find the power of two in (m / 2, m].
-
-    Without frexp, which the standard lacks: the difference of m * 2**52 + m, rounded, and the
-    float64 below it is that power (Rump, Ogita, Oishi 2008, "Accurate floating-point summation
-    part I", SIAM J. Sci. Comput. 31). Each product is by a power of two.
-    """
-    q = m * 2.0**52 + m
-    return q - (q - q * 2.0**-53)
 
 
 def _dtype_name(a: Array, xp: Any) -> str:
