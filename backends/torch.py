@@ -66,7 +66,7 @@ def get(device: str | None) -> Backend:
         asarray=asarray,
         to_numpy=to_numpy,
         synchronize=synchronize,
-        compile=_compile if kind == "cpu" else _Graphs(place),
+        compile=_Inductor() if kind == "cpu" else _Graphs(place),
     )
 
 
@@ -101,6 +101,16 @@ def _guards_kept(guards: Sequence[Any]) -> list[bool]:
     modules = ("import_kernels_dot_", "import_array_api_compat", "builtins")
     unchanged = tuple(f"G['__{name}" for name in modules)
     return [not guard.name.startswith(unchanged) for guard in guards]
+
+
+@dataclass(frozen=True)
+class _Inductor:
+    """`torch.compile`, which takes many seconds for each shape that it meets."""
+
+    costly = True
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return _compile(function)
 
 
 @dataclass(frozen=True)

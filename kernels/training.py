@@ -30,6 +30,9 @@ __all__ = ["Fit", "batches", "fit", "steps_of"]
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+# Epochs from which on their last, smaller batch is worth a compilation that takes many seconds.
+_OFTEN = 100
+
 # The streams below this are those of the layers' initial weights.
 _FIRST_EPOCH_STREAM = 2**31
 
@@ -101,6 +104,8 @@ def fit(
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
         steps as one call of what `repeat` makes of a function (state, *constants) -> (state, loss):
         (count, state, *constants) -> (state, losses).
+        If it has an attribute `costly` that is true, as that of the backend torch:cpu, the smaller
+        batch that ends an epoch is computed uncompiled, unless it comes a hundred times or more.
     check_compiler
         Whether exact numerics try the compiler first, once in a process, with
         `kernels.numerics.check_compiler`: 0.1 s with JAX, 1 s with torch where it has cached
@@ -169,10 +174,16 @@ def fit(
             losses.append(values)
         return Fit(trained, xp.concat(losses))
     train_batch: Callable[..., Any] = partial(train, **settings)
+    train_last = train_batch
+    size = min(batch_size or x.shape[0], x.shape[0])
     if compile is not None:
         train_batch = _compiled(compile, train, **settings)
+        seldom = total * size < _OFTEN * x.shape[0]
+        if not (seldom and getattr(compile, "costly", False)):
+            train_last = train_batch
     for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, compile=compile):
-        trained, value = train_batch(trained, x_batch, y_batch, rate, operands)
+        train_now = train_batch if x_batch.shape[0] == size else train_last
+        trained, value = train_now(trained, x_batch, y_batch, rate, operands)
         losses.append(value)
         if progress is not None:
             try:
@@ -181,7 +192,7 @@ def fit(
                 break
         if compile is None and len(losses) == 1:
             settings["loss"] = unchecked(loss)
-            train_batch = partial(train, **settings)
+            train_batch = train_last = partial(train, **settings)
     return Fit(trained, xp.stack(losses))
 
 

@@ -354,6 +354,43 @@ def test_second_fit_compiles_nothing(backend, asarray, counted, dtype, batch_siz
     assert len(made) == count[0]
 
 
+@pytest.mark.parametrize(
+    ("costly", "epochs", "expected"),
+    [
+        (True, 3, {2}),
+        (True, 100, {1, 2}),
+        (False, 3, {1, 2}),
+    ],
+)
+def test_last_batch_is_compiled_if_it_comes_often(costly, epochs, expected):
+    """Where compiling takes long; the result is the same."""
+    sizes = set()
+
+    class Compiler:
+        def __init__(self):
+            self.costly = costly
+
+        def __call__(self, function):
+            def call(*arguments):
+                if len(arguments) > 1:
+                    sizes.add(arguments[1].shape[0])
+                return function(*arguments)
+
+            return call
+
+    layers, x, y = data(np.asarray, "float64")
+    x, y = x[:3, :], y[:3, :]
+    arguments = {
+        "learning_rate": 0.01,
+        "epochs": epochs,
+        "batch_size": 2,
+        "numerics": kernels.EXACT,
+    }
+    fitted = kernels.fit(layers, x, y, compile=Compiler(), check_compiler=False, **arguments)
+    assert sizes == expected
+    assert_networks_identical(fitted.layers, kernels.fit(layers, x, y, **arguments).layers)
+
+
 @LOSSES
 def test_compiled_by_the_backend(backend, asarray, loss):
     layers, x, y = data(asarray, "float32", loss)
