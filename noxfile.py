@@ -24,6 +24,7 @@ CUDA, LARGE, ENGINES = (
     [name for name, known in BACKENDS.items() if known.get(what)]
     for what in ("cuda", "large", "engine")
 )
+DOCS_PACKAGES = ("furo", "myst-parser", "numpydoc", "sphinx", "sphinx-copybutton", "sphinx-gallery")
 CHECKS = ("cli", "doctests", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
@@ -143,6 +144,15 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Run the gallery and build the site into docs/_build; broken links are errors."""
+    install(session, "-e", ".[cli,torch,jax,array-api-strict]", *DOCS_PACKAGES)
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "docs", "docs/_build")
+    print("Open docs/_build/index.html")
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Check types."""
     install(session, "-e", ".[bench]", "mypy")
@@ -210,9 +220,12 @@ def summary(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def support(session: nox.Session) -> None:
-    """Write what the last runs of the tests saw into the README's table; leave other rows there."""
-    readme = Path("README.md")
-    head, rest = readme.read_text().split(TABLE_BEGIN)
+    """Write what the last runs of the tests saw into the table of docs/libraries.md.
+
+    Rows of backends that did not run stay as they are.
+    """
+    page = Path("docs/libraries.md")
+    head, rest = page.read_text().split(TABLE_BEGIN)
     table, tail = rest.split(TABLE_END)
     title, rule, *rows = table.splitlines()
     lines = {row.split("`")[1]: row for row in rows}
@@ -223,7 +236,7 @@ def support(session: nox.Session) -> None:
             devices = ", ".join(seen["devices"])
             lines[name] = f"| `{name}` | {seen['version']} | {devices} | {counts[0]} |"
     kept = "\n".join([title, rule, *(lines[name] for name in BACKENDS if name in lines)])
-    readme.write_text(f"{head}{TABLE_BEGIN}{kept}\n{TABLE_END}{tail}")
+    page.write_text(f"{head}{TABLE_BEGIN}{kept}\n{TABLE_END}{tail}")
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:

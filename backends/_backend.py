@@ -34,7 +34,7 @@ class Backend(NamedTuple):
     to_numpy
         (array) -> numpy.ndarray: copy an array to the host.
     synchronize
-        (*results) -> None: wait until the device has done all its work. MLX, which is lazy, does
+        `(*results) -> None`: wait until the device has done all its work. MLX, which is lazy, does
         only what the arrays in these tuples need.
     compile
         (function) -> function: the library's own compiler of pure functions, or no change.

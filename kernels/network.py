@@ -316,7 +316,7 @@ def step(
         A finite real number, of Python or a NumPy scalar.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
-        (prediction, target, *, numerics) -> (value, gradient).
+        `(prediction, target, *, numerics) -> (value, gradient)`.
     numerics
         What products and sums are.
 

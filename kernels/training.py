@@ -94,7 +94,7 @@ def fit(
         batches that one longer `fit` would have taken.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
-        (prediction, target, *, numerics) -> (value, gradient).
+        `(prediction, target, *, numerics) -> (value, gradient)`.
     numerics
         What products and sums are.
     compile
@@ -102,8 +102,8 @@ def fit(
         step is kept for the next call with the same compiler, loss and numerics.
         If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
-        steps as one call of what `repeat` makes of a function (state, *constants) -> (state, loss):
-        (count, state, *constants) -> (state, losses).
+        steps as one call of what `repeat` makes of a function
+        `(state, *constants) -> (state, loss)`: `(count, state, *constants) -> (state, losses)`.
         If it has an attribute `costly` that is true, as that of the backend torch:cpu, the smaller
         batch that ends an epoch is computed uncompiled, unless it comes a hundred times or more.
     check_compiler

@@ -327,10 +327,10 @@ def test_examples_in_the_docstrings(autograd, backend):
 
 
 @pytest.mark.library("torch", "jax")
-def test_example_in_the_readme(autograd, tmp_path):
+def test_example_of_the_page(autograd, tmp_path):
     """It prints what it says, in a process of its own."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    programs = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    page = (Path(__file__).parent.parent / "docs" / "programs.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (program,) = (each for each in programs if f"from {autograd.__name__} import" in each)
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "-W", "error", "program.py"]

@@ -5,6 +5,10 @@ layers: one program for NumPy, one for tensors.
 """
 
 import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +149,16 @@ def test_data_are_the_same_in_both_dtypes(asarray):
     np.testing.assert_array_equal(fetch(single.x), fetch(double.x))
     for a, b in zip(single.layers, double.layers, strict=True):
         np.testing.assert_array_equal(fetch(a.weight), fetch(b.weight))
+
+
+@pytest.mark.library("torch")
+def test_programs_of_the_page():
+    """Those of docs/tutorial.md for torch print losses that fall to nearly nothing."""
+    page = (Path(__file__).parents[1] / "docs" / "tutorial.md").read_text()
+    programs = re.findall(r"```python\n(import torch\n.*?)```", page, re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        command = [sys.executable, "-W", "error", "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout.split()[-1]) < 1e-3

@@ -24,7 +24,7 @@ _workers = pytest.importorskip("_workers")
 
 COUNTS = (1, 2, 3, 4)
 TESTS = Path(__file__).parent
-README = (TESTS.parent / "README.md").read_text()
+PAGE = (TESTS.parent / "docs" / "scale.md").read_text()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 SHORT = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = reference.committed()["tutorial"]["float32"][10]
@@ -257,12 +257,12 @@ def test_ctrl_c(train, tmp_path):
     assert (process.returncode, out, err) == (130, "", "Error: stopped by Ctrl-C.\n")
 
 
-def test_readme(backend, tmp_path):
-    """Every command and program of the README for this engine."""
+def test_page(backend, tmp_path):
+    """Every command and program of docs/scale.md for this engine."""
     engine = backend.name.partition(":")[0]
     commands = [
         line
-        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
         for line in block.splitlines()
         if f"--engine {engine}" in line
     ]
@@ -273,7 +273,7 @@ def test_readme(backend, tmp_path):
         assert "digest" in run(*module, *arguments)[0]
     (program,) = (
         program
-        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        for program in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
         if "from backends import workers" in program
     )
     path = tmp_path / "program.py"

@@ -68,7 +68,7 @@ def loss_of(
         As `loss` takes them.
     loss
         `kernels.squared_error`, `kernels.softmax_cross_entropy`, or another function
-        (prediction, target, *, numerics) -> (value, gradient).
+        `(prediction, target, *, numerics) -> (value, gradient)`.
     numerics
         What products and sums are.
 

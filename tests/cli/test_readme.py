@@ -1,4 +1,4 @@
-"""Every program and every command of this repository in the README runs."""
+"""Every program and every command of the README and of the pages in docs/ runs."""
 
 import re
 import subprocess
@@ -8,21 +8,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-# Those for one library run in tests/test_autograd.py and test_workers.py, with that library.
-PROGRAMS = [
-    program
-    for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    if "from backends" not in program
-]
+PAGES = {
+    page.stem: page.read_text() for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+}
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+# Those for one library run with that library, in tests/test_autograd.py, test_workers.py and
+# test_tutorial.py, and those with prompts as doctests.
+PROGRAMS = {
+    program: f"{name}-{i}"
+    for name, page in PAGES.items()
+    for i, program in enumerate(blocks(page, "python"))
+    if not re.search(r"from backends|import torch|>>>", program)
+}
 # The commands of a block run in one folder, one after the other. Those of an engine run in
 # tests/test_workers.py, with that engine.
-BLOCKS = [
-    commands
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+COMMANDS = {
+    tuple(commands)
+    for page in PAGES.values()
+    for block in blocks(page, "console")
     if "--engine" not in block
     and (commands := re.findall(r"^python -m ((?:kernels|benchmarks).*)$", block, re.MULTILINE))
-]
+}
 
 
 def run(*args, cwd):
@@ -33,18 +44,18 @@ def run(*args, cwd):
     return done.stdout
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids="; ".join)
-def test_commands_run(block, tmp_path):
+@pytest.mark.parametrize("commands", sorted(COMMANDS), ids="; ".join)
+def test_commands_run(commands, tmp_path):
     pytest.importorskip("typer", reason="the command line is not installed")
-    if any(command.startswith("kernels export") for command in block):
+    if any(command.startswith("kernels export") for command in commands):
         pytest.importorskip("ndonnx", reason="export needs array-api-kernels[ndonnx]")
-    if any(command.startswith("benchmarks") for command in block):
+    if any(command.startswith("benchmarks") for command in commands):
         pytest.importorskip("cpuinfo", reason="benchmarks need array-api-kernels[bench]")
-    for command in block:
+    for command in commands:
         assert run("-m", *command.split(), cwd=tmp_path)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", PROGRAMS, ids=PROGRAMS.values())
 def test_programs_run(program, tmp_path):
     (tmp_path / "program.py").write_text(program)
     last = run("program.py", cwd=tmp_path).split()[-1]
@@ -55,5 +66,21 @@ def test_programs_run(program, tmp_path):
 
 
 def test_there_is_something_to_run():
-    assert PROGRAMS
-    assert ["kernels train"] in BLOCKS
+    assert {"getting_started-0", "getting_started-1", "tutorial-0"} <= set(PROGRAMS.values())
+    assert ("kernels train",) in COMMANDS
+
+
+def test_sessions_exist():
+    """Every `nox -s NAME` of a page is one of the noxfile's."""
+    page = "".join((*PAGES.values(), (ROOT / "CONTRIBUTING.md").read_text()))
+    named = re.findall(r"nox -s \"?(\w+)", page)
+    sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert named
+    assert set(named) <= set(sessions)
+
+
+def test_pages_are_linked():
+    """Relative links of the README and of CONTRIBUTING lead to files."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^):#]+)[#)]", (ROOT / name).read_text()):
+            assert (ROOT / link).is_file(), (name, link)
