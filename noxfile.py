@@ -2,15 +2,19 @@
 
 `nox` runs what this machine can run, but for the largest libraries, and ends with a table;
 `nox -s "tests(torch:cuda)"` runs one session, and fails if the machine cannot. `nox --no-venv`
-uses what is already installed.
+uses what is already installed. What follows -- goes to pytest: `nox -- --thorough` leaves nothing
+out.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +23,9 @@ import nox
 
 # What is known of each backend; read as data, since nox runs where the package is not installed.
 BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
-TEST_PACKAGES = ("pytest", "hypothesis", "scikit-learn")
+PYTEST = ("pytest", "pytest-xdist", "hypothesis")
+# Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
+TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
 CUDA, LARGE, ENGINES = (
     [name for name, known in BACKENDS.items() if known.get(what)]
     for what in ("cuda", "large", "engine")
@@ -39,6 +45,7 @@ BENCHMARK_TESTS = "tests/benchmarks"
 SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
 IGNORED = tuple(f"--ignore={path}" for path in (CLI_TESTS, BENCHMARK_TESTS))
 RESULTS = Path(".nox") / "results"
+SESSIONS = RESULTS / "sessions.json"
 TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
 
 
@@ -54,14 +61,16 @@ RUNNABLE = [
 ]
 
 nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
-nox.options.default_venv_backend = "venv"
+# It comes with nox, and makes an environment in a second, where venv takes six.
+nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 
 def install(session: nox.Session, *packages: str) -> None:
     """Install with the pinned versions, unless the session runs in somebody's environment."""
     if session.virtualenv.is_sandboxed:
-        session.install("-q", "-c", "constraints.txt", *packages)
+        # Bytecode of what is imported is made then, and of the rest never.
+        session.install("-q", "--no-compile", "-c", "constraints.txt", *packages)
 
 
 def pytest(session: nox.Session, name: str, *args: str, **env: str) -> None:
@@ -69,30 +78,74 @@ def pytest(session: nox.Session, name: str, *args: str, **env: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     report = RESULTS / f"{name.replace(':', '-')}.xml"
     report.unlink(missing_ok=True)
-    session.run("python", "-m", "pytest", f"--junitxml={report}", *args, *session.posargs, env=env)
+    session.run("python", "-m", "pytest", f"--junitxml={report}", *args, env=env)
+
+
+class Clock:
+    """Tells how long ago the last session ended, so that making an environment counts."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+
+CLOCK = Clock()
+
+
+def timed(function: Callable[..., None]) -> Callable[..., None]:
+    """Keep the seconds that a session takes, and whether it passes, for the table."""
+
+    @functools.wraps(function)
+    def run(session: nox.Session, **parameters: Any) -> None:
+        passed = False
+        try:
+            function(session, **parameters)
+            passed = True
+        finally:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            kept = {**sessions(), session.name: {"passed": passed, "seconds": CLOCK.lap()}}
+            SESSIONS.write_text(json.dumps(kept))
+
+    return run
+
+
+def sessions() -> dict[str, dict[str, Any]]:
+    """Read what the last runs of the sessions left."""
+    kept: dict[str, dict[str, Any]] = json.loads(SESSIONS.read_text()) if SESSIONS.exists() else {}
+    return kept
 
 
 @nox.session
 @nox.parametrize("backend", [nox.param(name, id=name) for name in BACKENDS])
+@timed
 def tests(session: nox.Session, backend: str) -> None:
     """Test one backend in an environment that holds nothing else."""
     reason = no_cuda() if backend in CUDA else None
     if reason is not None:
         session.error(f"The backend {backend} cannot run: {reason}.")
     command_line = ",cli" if backend in ENGINES else ""
-    install(session, "-e", f".[{BACKENDS[backend]['extra']},save{command_line}]", *TEST_PACKAGES)
+    extras = f"{BACKENDS[backend]['extra']},save{command_line}"
+    install(session, "-e", f".[{extras}]", *PYTEST, "scikit-learn")
     env = {"JAX_ENABLE_X64": "1"}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
     options = ("--backend", backend, "--record", str(record), *IGNORED)
-    pytest(session, backend, *options, *BACKENDS[backend].get("suite", ()), **env)
+    suite = BACKENDS[backend].get("suite", ())
+    options += () if backend in CUDA else TWO_AT_A_TIME
+    pytest(session, backend, *options, *suite, *session.posargs, **env)
 
 
 @nox.session
+@timed
 def cli(session: nox.Session) -> None:
     """Test the command line and run the commands and programs of the README."""
-    install(session, "-e", ".[bench,array-api-strict,ndonnx]", "hypothesis")
-    pytest(session, "cli", "--backend", "numpy", CLI_TESTS, *SMOKE)
+    install(session, "-e", ".[bench,array-api-strict,ndonnx]", *PYTEST)
+    selected = ("--backend", "numpy", CLI_TESTS, *SMOKE)
+    pytest(session, "cli", *TWO_AT_A_TIME, *selected, *session.posargs)
 
 
 @nox.session
@@ -119,9 +172,10 @@ def hunt(session: nox.Session) -> None:
 
 
 @nox.session
+@timed
 def doctests(session: nox.Session) -> None:
     """Run the examples in the docstrings and in docs."""
-    install(session, "-e", ".[cli]", "pytest", "hypothesis")
+    install(session, "-e", ".[cli]", *PYTEST)
     # Those of backends.autograd need its libraries, and run in the tests of these; the others need
     # torch and Dask to be imported at all.
     modules = ("autograd", "workers/_dtensor.py", "workers/_dask_steps.py")
@@ -131,6 +185,7 @@ def doctests(session: nox.Session) -> None:
 
 
 @nox.session
+@timed
 def lint(session: nox.Session) -> None:
     """Check style and format, the workflows, and other files that only a service reads."""
     install(session, "ruff", "zizmor", "check-jsonschema", "pre-commit")
@@ -144,6 +199,7 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+@timed
 def docs(session: nox.Session) -> None:
     """Run the gallery and build the site into docs/_build; broken links are errors."""
     install(session, "-e", ".[cli,torch,jax,array-api-strict]", *DOCS_PACKAGES)
@@ -153,6 +209,7 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+@timed
 def types(session: nox.Session) -> None:
     """Check types."""
     install(session, "-e", ".[bench]", "mypy")
@@ -160,6 +217,7 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+@timed
 def package(session: nox.Session) -> None:
     """Build wheel and sdist; install and import each without any array library."""
     if not session.virtualenv.is_sandboxed:
@@ -207,15 +265,24 @@ def identical(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def summary(session: nox.Session) -> None:
     """Print what ran, what did not and why."""
-    rows = [("tests of", "version", "result", "seconds")]
-    for name in (*BACKENDS, *CHECKS[:2]):
-        counts = outcome(name)
-        if counts is None:
-            unable = (name in CUDA and no_cuda()) or (name in LARGE and "large, run by name alone")
-            rows.append((name, "", f"skipped: {unable}" if unable else "not run", ""))
-        else:
-            rows.append((name, found(name).get("version", ""), *counts))
-    print_table(rows)
+    kept = sessions()
+    rows = [("session", "version", "result", "seconds")]
+    for name in (*BACKENDS, *CHECKS):
+        label = f"tests({name})" if name in BACKENDS else name
+        unable = (name in CUDA and no_cuda()) or (name in LARGE and "large, run by name alone")
+        if label not in kept:
+            rows.append((label, "", f"skipped: {unable}" if unable else "not run", ""))
+            continue
+        counts = outcome(name) or ("passed" if kept[label]["passed"] else "failed")
+        seconds = f"{kept[label]['seconds']:.0f}"
+        rows.append((label, found(name).get("version", ""), counts, seconds))
+    total = sum(int(seconds) for *_, seconds in rows[1:] if seconds)
+    print_table([*rows, ("all, with installing", "", "", str(total))])
+    print("\nThe slowest tests, and how to run each without installing anew:")
+    timed_tests = ((s, name, case) for name in (*BACKENDS, *CHECKS) for s, case in test_cases(name))
+    for seconds, name, case in sorted(timed_tests, reverse=True)[:5]:
+        label = f'"tests({name})"' if name in BACKENDS else name
+        print(f"{seconds:4.0f} s  nox -R -s {label} -- -k {case}")
 
 
 @nox.session(venv_backend="none")
@@ -234,7 +301,7 @@ def support(session: nox.Session) -> None:
         if counts is not None:
             seen = found(name)
             devices = ", ".join(seen["devices"])
-            lines[name] = f"| `{name}` | {seen['version']} | {devices} | {counts[0]} |"
+            lines[name] = f"| `{name}` | {seen['version']} | {devices} | {counts} |"
     kept = "\n".join([title, rule, *(lines[name] for name in BACKENDS if name in lines)])
     page.write_text(f"{head}{TABLE_BEGIN}{kept}\n{TABLE_END}{tail}")
 
@@ -247,17 +314,31 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
         print(line.rstrip())
 
 
-def outcome(name: str) -> tuple[str, str] | None:
-    """Read the counts and the seconds of a session's last run of pytest."""
+def report_of(name: str) -> ElementTree.Element | None:
+    """Read what pytest left of a session's last run."""
     report = RESULTS / f"{name.replace(':', '-')}.xml"
-    if not report.exists():
+    return ElementTree.parse(report).getroot()[0] if report.exists() else None
+
+
+def outcome(name: str) -> str | None:
+    """Count the tests of a session's last run of pytest."""
+    suite = report_of(name)
+    if suite is None:
         return None
-    suite = ElementTree.parse(report).getroot()[0].attrib
-    total, skipped = int(suite["tests"]), int(suite["skipped"])
-    failed = int(suite["failures"]) + int(suite["errors"])
+    total, skipped = int(suite.attrib["tests"]), int(suite.attrib["skipped"])
+    failed = int(suite.attrib["failures"]) + int(suite.attrib["errors"])
     parts = {"passed": total - skipped - failed, "failed": failed, "skipped": skipped}
-    counts = ", ".join(f"{n} {what}" for what, n in parts.items() if n or what == "passed")
-    return counts, f"{float(suite['time']):.0f}"
+    return ", ".join(f"{n} {what}" for what, n in parts.items() if n or what == "passed")
+
+
+def test_cases(name: str) -> list[tuple[float, str]]:
+    """List seconds and names of the tests of a session, each with all of its parameters."""
+    seconds: dict[str, float] = {}
+    report = report_of(name)
+    for case in () if report is None else report:
+        test = case.attrib["name"].partition("[")[0]
+        seconds[test] = seconds.get(test, 0.0) + float(case.attrib["time"])
+    return [(value, test) for test, value in seconds.items()]
 
 
 def found(name: str) -> dict[str, Any]:

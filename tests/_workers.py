@@ -1,7 +1,7 @@
-"""A worker: trains by one engine with several numbers of workers, and prints what it saw as JSON.
+"""A worker: trains by one engine with others, and prints what it saw as JSON.
 
-python tests/_workers.py jax:cpu 1 2 3 4
-python tests/_workers.py dask 1 2 3 4
+python tests/_workers.py jax:cpu 3
+python tests/_workers.py dask 3
 torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
 """
 
@@ -19,8 +19,6 @@ from kernels.reference import training as reference
 from kernels.reference.problems import tutorial
 
 STEPS = 10
-# Divides no batch.
-UNEVEN = 3
 STEPS_COUNTED = (1, 2)
 STEPS_OF_SMALL = 4
 
@@ -85,26 +83,24 @@ def observe(team):
         found["sent"] = [
             sent(problem, fit, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)
         ]
-    if team.count == UNEVEN:
-        problem = reference.make("digits", team.backend, "float64")
-        found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)
-        problem = small(team.backend.asarray, "float32")
-        found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
+    problem = reference.make("digits", team.backend, "float64")
+    found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)
+    problem = small(team.backend.asarray, "float32")
+    found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
     return found
 
 
 def main():
     engine, _, device = sys.argv[1].partition(":")
-    counts = [int(count) for count in sys.argv[2:]]
+    count = int(sys.argv[2])
     if engine == "jax" and device == "cpu":
         import jax
 
-        jax.config.update("jax_num_cpu_devices", max(counts))
-    for count in counts:
-        with workers.join(engine, count, device or None) as team:
-            found = observe(team)
-            if team.first:
-                sys.stdout.write(json.dumps(found) + "\n")
+        jax.config.update("jax_num_cpu_devices", count)
+    with workers.join(engine, count, device or None) as team:
+        found = observe(team)
+        if team.first:
+            sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

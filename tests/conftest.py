@@ -1,4 +1,9 @@
-"""One suite for every backend: pytest --backend torch:cpu --backend jax:cpu."""
+"""One suite for every backend: pytest --backend torch:cpu --backend jax:cpu.
+
+NumPy runs every test with every parameter, and alone what depends on no library. Other libraries
+run what depends on them, and leave out the parameters and examples that can only show a mistake of
+the mathematics, unless --thorough asks for all.
+"""
 
 import os
 
@@ -8,7 +13,9 @@ os.environ["JAX_ENABLE_X64"] = "1"
 # hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import itertools
 import json
+import operator
 import re
 from pathlib import Path
 
@@ -21,13 +28,9 @@ import pytest
 import backends
 
 # Derandomised, so that a run can be repeated; no deadline, since the first call may compile.
-hypothesis.settings.register_profile(
-    "suite", max_examples=25, deadline=None, derandomize=True, database=None, print_blob=False
-)
-hypothesis.settings.register_profile(
-    "slow", hypothesis.settings.get_profile("suite"), max_examples=2
-)
-hypothesis.settings.load_profile("suite")
+COMMON = {"deadline": None, "derandomize": True, "database": None, "print_blob": False}
+for profile, examples in (("numpy", 25), ("others", 5), ("slow", 2), ("thorough", 100)):
+    hypothesis.settings.register_profile(profile, max_examples=examples, **COMMON)
 
 
 def pytest_addoption(parser):
@@ -38,7 +41,11 @@ def pytest_addoption(parser):
         help="test this backend, or fail if it cannot run; may be given again "
         "(default: every backend that can run here)",
     )
-
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="every parameter on every library, more examples, and all steps",
+    )
     parser.addoption(
         "--record",
         type=Path,
@@ -47,35 +54,89 @@ def pytest_addoption(parser):
     )
 
 
-RECORD = pytest.StashKey()
-
-
 def pytest_configure(config):
-    config.stash[RECORD] = {"digests": []}
     config.addinivalue_line(
-        "markers", "library(*names): only on the backends of these libraries, such as torch"
+        "markers", "library(*names): only on these backends, such as torch or torch:cpu"
     )
+    config.addinivalue_line("markers", "not_library(*names): on every backend but these")
+    config.addinivalue_line("markers", "thorough: on NumPy, elsewhere only with --thorough")
     for name in config.getoption("backend") or ():
         try:
             backends.get(name)
         except (backends.BackendUnavailable, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from None
+    hypothesis.settings.load_profile(profile_of(config))
+    # With pytest-xdist, in the process that hands out the tests alone.
+    if config.getoption("record") and not hasattr(config, "workerinput"):
+        (name,) = config.getoption("backend")
+        config.pluginmanager.register(Recorder(config.getoption("record"), backends.get(name)))
+
+
+def profile_of(config):
+    """Say how many examples hypothesis draws."""
     names = config.getoption("backend") or backends.available()
     if any(backends.get(name).slow for name in names):
-        hypothesis.settings.load_profile("slow")
+        return "slow"
+    if config.getoption("thorough"):
+        return "thorough"
+    return "numpy" if "numpy" in names else "others"
 
 
-def pytest_collection_modifyitems(items):
-    """Expect the failures that are known, and be told when one is gone."""
+class Recorder:
+    """Writes the file of --record."""
+
+    def __init__(self, path, backend):
+        self.path = path
+        self.record = {"version": backend.version, "devices": backend.devices, "digests": []}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call":
+            found = (value for name, value in report.user_properties if name == "digests")
+            self.record["digests"] += found
+
+    def pytest_sessionfinish(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.record))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep the tests of the libraries under test, and mark the failures that are known."""
+    names = config.getoption("backend") or backends.names()
+    belong = [_belongs(item, names, config.getoption("thorough")) for item in items]
+    config.hook.pytest_deselected(items=[*itertools.compress(items, map(operator.not_, belong))])
+    items[:] = itertools.compress(items, belong)
     for item in items:
-        name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
-        if name is None:
-            continue
-        for pattern, reason in _known.FAILURES.get(library_of(name), ()):
-            # The identifier of a test without the backend, as it is listed there.
-            identifier = re.sub(rf"-{name}\b|\b{name}-|\[{name}\]", "", item.name)
-            if re.fullmatch(pattern, identifier):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+        _expect_known_failures(item)
+
+
+def _belongs(item, names, thorough):
+    """Say whether a test with its parameters is one of these backends."""
+    only = [marker.args for marker in item.iter_markers("library")]
+    if "backend" not in item.fixturenames:
+        # Of some libraries, or of none, for which NumPy's run stands.
+        return all(any(_is_of(name, args) for name in names) for args in only or [("numpy",)])
+    name = item.callspec.params["backend"]
+    others = [marker.args for marker in item.iter_markers("not_library")]
+    if not all(_is_of(name, args) for args in only) or any(_is_of(name, args) for args in others):
+        return False
+    return thorough or name == "numpy" or item.get_closest_marker("thorough") is None
+
+
+def _is_of(name, libraries):
+    """Say whether a backend is one of these, given with or without a device."""
+    return any(f"{name}:".startswith(f"{library}:") for library in libraries)
+
+
+def _expect_known_failures(item):
+    """Expect the failures that are known, and be told when one is gone."""
+    name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+    if name is None:
+        return
+    for pattern, reason in _known.FAILURES.get(library_of(name), ()):
+        # The identifier of a test without the backend, as it is listed there.
+        identifier = re.sub(rf"-{name}\b|\b{name}-|\[{name}\]", "", item.name)
+        if re.fullmatch(pattern, identifier):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 def library_of(name):
@@ -83,34 +144,11 @@ def library_of(name):
     return name.partition(":")[0]
 
 
-def pytest_sessionfinish(session):
-    path = session.config.getoption("record")
-    if path is not None:
-        (name,) = session.config.getoption("backend")
-        found = backends.get(name)
-        record = {"version": found.version, "devices": found.devices}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record | session.config.stash[RECORD]))
-
-
-@pytest.fixture(scope="session")
-def record(request):
-    """What goes into the file of --record."""
-    return request.config.stash[RECORD]
-
-
 def pytest_generate_tests(metafunc):
     if "backend" not in metafunc.fixturenames:
         return
     names = metafunc.config.getoption("backend") or backends.names()
-    marker = metafunc.definition.get_closest_marker("library")
-    if marker is not None:
-        names = [name for name in names if library_of(name) in marker.args]
-    if names:
-        chosen = [pytest.param(name, marks=_unavailable(name), id=name) for name in names]
-    else:
-        reason = f"no backend of {' or '.join(marker.args)} is selected"
-        chosen = [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
+    chosen = [pytest.param(name, marks=_unavailable(name), id=name) for name in names]
     metafunc.parametrize("backend", chosen, indirect=True, scope="session")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from _assert import bits, parameters
+from _params import half
 
 import kernels
 from kernels import Layer
@@ -676,9 +677,8 @@ def test_mistake(good, mistake):
     check(good, *MISTAKES[mistake])
 
 
+@half
 def test_init_like_half_precision(asarray, xp):
-    if not hasattr(xp, "float16"):
-        pytest.skip("the library has no float16")
     like = xp.astype(asarray(np.zeros(1), "float32"), xp.float16)
     with pytest.raises(TypeError, match=r"expected .*like.* float32 or float64, got .*float16"):
         kernels.init((3, 2), like=like)
@@ -873,13 +873,11 @@ def library_name(xp):
 @pytest.fixture
 def other_library(request, backend):
     """(array) -> array of another library, and the name of that library."""
-    if library_name(backend.xp) != "numpy":
-        return (lambda a: backend.to_numpy(a)), "numpy"
-    reason = "array-api-strict, the second library of this test, is not installed"
-    strict = pytest.importorskip("array_api_strict", reason=reason)
-    return strict.asarray, "array_api_strict"
+    return (lambda a: backend.to_numpy(a)), "numpy"
 
 
+# NumPy is the other library.
+@pytest.mark.not_library("numpy")
 @pytest.mark.parametrize("mixed", MIXED)
 def test_two_libraries(good, xp, other_library, mixed):
     to, name = other_library
@@ -910,6 +908,8 @@ def elsewhere(backend):
     pytest.skip(f"{backend.name} has one device here")
 
 
+# JAX has a second device beside CUDA, and on a host that is divided, below.
+@pytest.mark.library("array-api-strict", "torch", "jax:cuda")
 @pytest.mark.parametrize("mixed", MIXED)
 def test_two_devices(good, backend, elsewhere, mixed):
     to, device = elsewhere

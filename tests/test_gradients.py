@@ -1,12 +1,14 @@
 """Gradients agree with finite differences and with the libraries' own differentiation."""
 
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from _assert import assert_close, assert_networks_close, fetch
-from hypothesis import given, settings, strategies
+from _params import thorough
+from hypothesis import given, strategies
 
 import kernels
 from kernels import Layer
@@ -59,15 +61,21 @@ def make(sizes, n, biases, loss, seed):
     return Case(layers, x, y, loss)
 
 
-@strategies.composite
-def cases(draw):
-    return make(
-        sizes=draw(strategies.lists(strategies.integers(1, 4), min_size=2, max_size=5)),
-        n=draw(strategies.integers(1, 4)),
-        biases=draw(strategies.lists(strategies.booleans(), min_size=4, max_size=4)),
-        loss=draw(strategies.sampled_from(LOSSES)),
-        seed=draw(strategies.integers(0, 2**32 - 1)),
-    )
+# Two networks, since JAX compiles every operation for every shape, and any: sizes, samples, biases.
+FEW = strategies.sampled_from(
+    [((3, 4, 2), 3, (True, False)), ((2, 1, 3, 3), 1, (False, True, True))]
+)
+ANY = strategies.tuples(
+    strategies.lists(strategies.integers(1, 4), min_size=2, max_size=5),
+    strategies.integers(1, 4),
+    strategies.lists(strategies.booleans(), min_size=4, max_size=4),
+)
+SHAPES = pytest.mark.parametrize("shapes", [FEW, *thorough(ANY)], ids=["few", "any"])
+
+
+def draw_case(data, shapes):
+    loss = data.draw(strategies.sampled_from(LOSSES))
+    return make(*data.draw(shapes), loss, data.draw(strategies.integers(0, 2**32 - 1)))
 
 
 def host_forward(layers, x):
@@ -123,9 +131,10 @@ def check_differences(case, asarray):
     assert_networks_close(gradients, numerical, rtol=1e-6, atol=1e-7)
 
 
-@given(case=cases())
-def test_central_differences(asarray, case):
-    check_differences(case, asarray)
+@SHAPES
+@given(data=strategies.data())
+def test_central_differences(asarray, shapes, data):
+    check_differences(draw_case(data, shapes), asarray)
 
 
 EDGES = {
@@ -139,7 +148,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("edge", ["four layers", *thorough(*sorted({*EDGES} - {"four layers"}))])
 def test_central_differences_at_the_edges(asarray, edge, loss):
     sizes, n, biases = EDGES[edge]
     check_differences(make(sizes, n, biases, loss, seed=0), asarray)
@@ -183,8 +192,10 @@ def torch_through_the_kernel(layers, x, y, loss):
 
 
 @pytest.mark.library("torch")
-@given(case=cases())
-def test_torch_autograd(asarray, dtype, case):
+@SHAPES
+@given(data=strategies.data())
+def test_torch_autograd(asarray, dtype, shapes, data):
+    case = draw_case(data, shapes)
     placed = case.on(asarray, dtype)
     value, gradients = gradients_of(*placed)
     for oracle, loss in ((torch_oracle, case.loss), (torch_through_the_kernel, placed[3])):
@@ -211,16 +222,22 @@ def jax_through_the_kernel(layers, x, y, loss):
     return loss(kernels.forward(layers, x)[-1], y)[0]
 
 
-@pytest.mark.library("jax")
-@settings(max_examples=10)  # each compiles two functions
-@given(case=cases())
-def test_jax_grad(asarray, dtype, case):
+@functools.cache
+def jax_gradient(function):
     import jax
 
+    return jax.jit(jax.value_and_grad(function), static_argnums=3)
+
+
+@pytest.mark.library("jax")
+@SHAPES
+@given(data=strategies.data())
+def test_jax_grad(asarray, dtype, shapes, data):
+    case = draw_case(data, shapes)
     placed = case.on(asarray, dtype)
     value, gradients = gradients_of(*placed)
     for oracle, loss in ((jax_loss, case.loss), (jax_through_the_kernel, placed[3])):
-        differentiate = jax.jit(jax.value_and_grad(oracle), static_argnums=3)
+        differentiate = jax_gradient(oracle)
         own_value, own_gradients = differentiate(*placed[:3], loss)
         assert_close(value, own_value, **tolerance(dtype))
         assert_networks_close(gradients, own_gradients, **tolerance(dtype))

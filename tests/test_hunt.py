@@ -17,6 +17,7 @@ import kernels
 from kernels import Exact
 
 # Nothing of it depends on the backend under test, and it needs a library besides NumPy.
+pytestmark = pytest.mark.library("array-api-strict")
 pytest.importorskip("array_api_strict")
 
 

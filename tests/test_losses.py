@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from _assert import assert_close, bits, fetch
+from _params import thorough
 from hypothesis import given, strategies
 from hypothesis.extra import numpy as arrays
 
@@ -55,8 +56,15 @@ def finite(bound):
     return strategies.floats(-bound, bound, width=32, allow_subnormal=False)
 
 
-# The shapes are few, since some libraries compile anew for each.
-SHAPES = strategies.sampled_from([(1, 1), (1, 4), (3, 2), (5, 6)])
+# One shape, since JAX compiles every operation for every shape, and several.
+SHAPES = pytest.mark.parametrize(
+    "shapes",
+    [
+        strategies.just((5, 6)),
+        *thorough(strategies.sampled_from([(1, 1), (1, 4), (3, 2)])),
+    ],
+    ids=["one", "several"],
+)
 
 
 @pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
@@ -79,9 +87,10 @@ def test_more_terms_than_exact_numerics_sum(asarray):
     assert fetch(value) == 4097 * 4096
 
 
+@SHAPES
 @given(data=strategies.data())
-def test_squared_error(asarray, dtype, data):
-    shape = data.draw(SHAPES)
+def test_squared_error(asarray, dtype, shapes, data):
+    shape = data.draw(shapes)
     prediction, target = (
         data.draw(arrays.arrays(dtype, shape, elements=finite(1e3))) for _ in range(2)
     )
@@ -100,17 +109,19 @@ def test_squared_error(asarray, dtype, data):
     )
 
 
+@SHAPES
 @given(data=strategies.data())
-def test_cross_entropy_of_labels(asarray, dtype, data):
-    n, c = data.draw(SHAPES)
+def test_cross_entropy_of_labels(asarray, dtype, shapes, data):
+    n, c = data.draw(shapes)
     logits = data.draw(arrays.arrays(dtype, (n, c), elements=finite(50)))
     labels = data.draw(arrays.arrays("int32", n, elements=strategies.integers(0, c - 1)))
     check_cross_entropy(asarray, dtype, logits, labels)
 
 
+@SHAPES
 @given(data=strategies.data())
-def test_cross_entropy_of_probabilities(asarray, dtype, data):
-    n, c = data.draw(SHAPES)
+def test_cross_entropy_of_probabilities(asarray, dtype, shapes, data):
+    n, c = data.draw(shapes)
     logits = data.draw(arrays.arrays(dtype, (n, c), elements=finite(50)))
     # Whatever their sum: the formula holds for any weights.
     p = data.draw(arrays.arrays(dtype, (n, c), elements=strategies.floats(0, 1, width=16)))
@@ -159,8 +170,10 @@ def test_labels_of_any_integer_dtype(asarray, dtype, integer):
     check_cross_entropy(asarray, dtype, logits, np.asarray([3, 0, 2], dtype=integer))
 
 
-@pytest.mark.parametrize("classes", [100, 300])
-@pytest.mark.parametrize("integer", ["int8", "uint8", "uint16", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("classes", [300, *thorough(100)])
+@pytest.mark.parametrize(
+    "integer", ["int8", "uint8", "uint64", *thorough("uint16", "uint32", "int64")]
+)
 def test_labels_of_a_dtype_that_does_not_hold_every_class(asarray, integer, classes):
     """Neither classes nor labels wrap: not 256 to 0, and not 2**40, -1 or 2**64 - 1 into range."""
     logits = asarray(np.arange(3.0 * classes).reshape(3, -1) % 7, "float32")
