@@ -852,6 +852,15 @@ def around(smallest, dtype):
     return np.concatenate([a, -a])
 
 
+def test_elements_that_libraries_flush_are_zero(asarray, dtype):
+    """Also where their products are large enough."""
+    tiny, large = {"float32": (2.0**-126, 2.0**100), "float64": (2.0**-510, 2.0**480)}[dtype]
+    for element, expected in ((4 * tiny, 4 * tiny * large), (tiny / 2, 0.0)):
+        a, b = asarray(np.full((1, 1), element, dtype)), asarray(np.full((1, 1), large, dtype))
+        for got in (EXACT.matmul(a, b), EXACT.matmul(b, a)):
+            assert fetch(got).item() == expected
+
+
 def test_products_too_small_are_zero(asarray, dtype):
     """Of operands that are, or whose product is, none is left to be flushed."""
     a = around(ZERO_BELOW[dtype], dtype)

@@ -8,6 +8,7 @@ from _params import where
 
 import kernels
 from kernels.reference import training as reference
+from kernels.reference.__main__ import digests as make_digests
 
 COMPILE = pytest.mark.library("torch", "jax", "mlx", "dask", "ndonnx", "tensorflow")
 
@@ -79,3 +80,11 @@ def test_file_of_digests_is_complete():
             assert tuple(digests) == reference.CHECKPOINTS
             assert len(set(digests.values())) == len(digests)
     assert json.dumps(committed)
+
+
+def test_file_of_digests_can_be_made_anew():
+    """With one command, up to the first step here."""
+    made = make_digests((0, 1))
+    for problem, by_dtype in reference.committed().items():
+        for dtype, digests in by_dtype.items():
+            assert made[problem][dtype] == {number: digests[number] for number in (0, 1)}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from importlib import resources
-from statistics import median
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._typing import Array
 from ..digest import digest
-from ..network import Layer, step
+from ..network import Layer
 from ..numerics import EXACT, Numerics
-from ..training import batches
-from .problems import Problem, digits, tutorial
+from ..training import fit
+from .problems import Problem, digits, tall, tutorial
 
 if TYPE_CHECKING:
     from backends import Backend
@@ -30,7 +31,7 @@ __all__ = [
     "train",
 ]
 
-PROBLEMS = ("tutorial", "digits")
+PROBLEMS = ("tutorial", "digits", "tall")
 
 # Steps after which there are digests. The first tells a difference in the data from one in
 # arithmetic.
@@ -45,7 +46,7 @@ class Run(NamedTuple):
     digests
         Of the weights, by the number of steps done.
     seconds_per_step
-        The median, so that compilation does not count.
+        On the way to the last checkpoint, so that what the first step compiles does not count.
     """
 
     digests: dict[int, str]
@@ -64,8 +65,9 @@ def checkpoints(backend: Backend, *, compiled: bool, steps: int | None = None) -
 
 def make(problem: str, backend: Backend, dtype: str) -> Problem:
     """Make one of `PROBLEMS` on a backend."""
-    if problem == "tutorial":
-        return tutorial(like=backend.asarray([0.0], dtype))
+    if problem in ("tutorial", "tall"):
+        like = backend.asarray([0.0], dtype)
+        return tutorial(like=like) if problem == "tutorial" else tall(like=like)
     return digits(asarray=backend.asarray, dtype=dtype)
 
 
@@ -77,17 +79,16 @@ def train(
     compiled: bool,
     checkpoints: tuple[int, ...],
 ) -> Run:
-    """Train up to the last of the checkpoints."""
-    digests, seconds = {}, []
-    started = time.perf_counter()
-    steps = checkpoints[-1]
-    for number, layers in enumerate(_trajectory(problem, backend, numerics, compiled, steps)):
-        backend.synchronize(layers)
-        seconds.append(time.perf_counter() - started)
-        if number in checkpoints:
-            digests[number] = digest(layers)
+    """Train with `fit` from one checkpoint to the next."""
+    layers = problem.layers
+    digests, seconds = {0: digest(layers)}, math.nan
+    for start, stop in pairwise(checkpoints):
         started = time.perf_counter()
-    return Run(digests, median(seconds[1:]))
+        layers = _fit(problem, backend, numerics, compiled, layers, start, stop)
+        backend.synchronize(layers)
+        seconds = (time.perf_counter() - started) / (stop - start)
+        digests[stop] = digest(layers)
+    return Run(digests, seconds)
 
 
 def committed() -> dict[str, dict[str, dict[int, str]]]:
@@ -128,27 +129,32 @@ def _trajectory(
     problem: Problem, backend: Backend, numerics: Numerics, compiled: bool, steps: int
 ) -> Iterator[tuple[Layer, ...]]:
     """Yield the weights before training and after each step."""
-
-    def train_batch(
-        layers: tuple[Layer, ...], x: Array, y: Array
-    ) -> tuple[tuple[Layer, ...], Array]:
-        return step(
-            layers,
-            x,
-            y,
-            learning_rate=problem.learning_rate,
-            loss=problem.loss,
-            numerics=numerics,
-        )
-
-    x, y, compile = problem.x, problem.y, None
-    if compiled:
-        compile = backend.compile
-        train_batch = compile(train_batch)
-        # Lazy libraries would draw them anew in each step.
-        x, y = map(compile(lambda a: a), (x, y))
     layers = problem.layers
     yield layers
-    for x_batch, y_batch in batches(x, y, steps, problem.batch_size, 0, compile=compile):
-        layers, _ = train_batch(layers, x_batch, y_batch)
+    for start in range(steps):
+        layers = _fit(problem, backend, numerics, compiled, layers, start, start + 1)
         yield layers
+
+
+def _fit(
+    problem: Problem,
+    backend: Backend,
+    numerics: Numerics,
+    compiled: bool,
+    layers: tuple[Layer, ...],
+    start: int,
+    stop: int,
+) -> tuple[Layer, ...]:
+    """Take some of a problem's steps."""
+    return fit(
+        layers,
+        problem.x,
+        problem.y,
+        learning_rate=problem.learning_rate,
+        steps=stop - start,
+        start=start,
+        batch_size=problem.batch_size,
+        loss=problem.loss,
+        numerics=numerics,
+        compile=backend.compile if compiled else None,
+    ).layers

@@ -56,7 +56,7 @@ def bent(monkeypatch):
 
 
 def test_every_run_is_the_same(run):
-    """All 500 steps, both problems and dtypes; the digests in the table are those committed."""
+    """All 500 steps, all problems, both dtypes; the digests in the table are those committed."""
     out, err = run("--backend", "numpy")
     assert err == ""
     assert out.isprintable() or set(out) - {"\n"} == set(filter(str.isprintable, out))
