@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kernels._typing import Array
+from kernels import Array, Compiler
 
 
 class BackendUnavailable(RuntimeError):
@@ -51,7 +51,7 @@ class Backend(NamedTuple):
     asarray: Callable[..., Array]
     to_numpy: Callable[[Array], Any]
     synchronize: Callable[..., None]
-    compile: Callable[[Callable[..., Any]], Callable[..., Any]]
+    compile: Compiler
     slow: bool = False
 
 

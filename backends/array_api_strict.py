@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, device_index
 
-# Values of so many calls have room in what is compiled.
-_MOST_CALLS = 256
+# The values of so many calls have room in one array of what is compiled.
+_CALLS_PER_BUFFER = 256
 
 # A loop of a number of turns that is not compiled asks the host before each turn, which on CUDA
 # takes as long as a small step.
@@ -38,7 +38,7 @@ def get(device: str | None) -> Backend:
         raise BackendUnavailable(
             f"JAX {jax.__version__} is installed but finds no {kind.upper()} device."
         ) from None
-    place = found[device_index("JAX", kind, index, len(found))]
+    chosen = found[device_index("JAX", kind, index, len(found))]
 
     def asarray(host: Any, dtype: str | None = None) -> Array:
         host = numpy.array(host, dtype=dtype)
@@ -48,7 +48,7 @@ def get(device: str | None) -> Backend:
                 "environment variable JAX_ENABLE_X64=1, or call "
                 "jax.config.update('jax_enable_x64', True) before any array is made"
             )
-        a: Array = jnp.asarray(host, device=place)
+        a: Array = jnp.asarray(host, device=chosen)
         return a
 
     def synchronize(*_: Any) -> None:
@@ -56,10 +56,10 @@ def get(device: str | None) -> Backend:
         jax.block_until_ready(jax.live_arrays())
 
     return Backend(
-        name=f"jax:{kind}:{place.id}" if kind == "cuda" else "jax:cpu",
+        name=f"jax:{kind}:{chosen.id}" if kind == "cuda" else "jax:cpu",
         version=jax.__version__,
         xp=jnp,
-        device=place,
+        device=chosen,
         devices=tuple(f"{kind}:{i} {d.device_kind}" for i, d in enumerate(found)),
         asarray=asarray,
         to_numpy=numpy.array,
@@ -108,7 +108,7 @@ class _Jit:
                     0, self.together, lambda j, carry: call(start + j, carry), carry
                 )
 
-            carry: Any = (state, jnp.zeros((_MOST_CALLS, *value.shape), value.dtype))
+            carry: Any = (state, jnp.zeros((_CALLS_PER_BUFFER, *value.shape), value.dtype))
             done: Any = 0
             if self.together > 1:
                 carry = jax.lax.fori_loop(0, count // self.together, calls, carry)
@@ -119,8 +119,8 @@ class _Jit:
 
         def many(count: int, state: Any, *constants: Any) -> Any:
             values = []
-            for start in range(0, count, _MOST_CALLS):
-                now = min(count - start, _MOST_CALLS)
+            for start in range(0, count, _CALLS_PER_BUFFER):
+                now = min(count - start, _CALLS_PER_BUFFER)
                 state, found = compiled(now, state, *constants)
                 values.append(found[:now])
             return state, jnp.concat(values)

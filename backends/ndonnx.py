@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 

@@ -12,7 +12,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 

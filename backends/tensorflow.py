@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
-from kernels._typing import Array
+from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from kernels import random
 from kernels._typing import Array
+from kernels.layer import init
 from kernels.losses import squared_error
-from kernels.network import init
 from kernels.reference.problems import Problem, digits, tutorial
 
 __all__ = ["CASES", "Case", "generated", "sizes_of"]

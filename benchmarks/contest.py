@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import backends
 from backends import Backend
 from kernels.cli.common import NUMERICS, CliError, compiles
-from kernels.network import Layer
+from kernels.layer import Layer
 from kernels.numerics import Exact, Numerics
 from kernels.reference.problems import Problem
 from kernels.training import fit

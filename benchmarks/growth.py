@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from backends import Backend
-from kernels.network import Layer
+from kernels.layer import Layer
 from kernels.training import fit
 
 from .contest import BENCH_NUMERICS

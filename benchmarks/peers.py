@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from backends import Backend
 from kernels._typing import Array
+from kernels.layer import Layer
 from kernels.losses import Loss, softmax_cross_entropy, squared_error
-from kernels.network import Layer, forward
+from kernels.minibatches import batches_of
+from kernels.network import forward
 from kernels.reference.problems import Problem
-from kernels.training import batches
 
 from .cases import sizes_of
 
@@ -338,8 +339,8 @@ def _order(problem: Problem, asarray: Callable[[Any], Any]) -> list[Any] | None:
         return None
     n = problem.x.shape[0]
     index: Any = np.arange(n)
-    steps = -(-n // problem.batch_size)
-    return [asarray(chosen) for chosen, _ in batches(index, index, steps, problem.batch_size, 0)]
+    batches = batches_of(n, epochs=1, batch_size=problem.batch_size)
+    return [asarray(chosen) for chosen, _ in batches.of(index, index, None)]
 
 
 def _batches(x: Any, y: Any, order: Sequence[Any] | None, steps: int) -> Iterator[tuple[Any, Any]]:

@@ -1,19 +1,25 @@
 """One neural-network training kernel for every array library of the Array API standard."""
 
 from . import random
+from ._typing import Array, Compiler
 from .digest import digest
-from .losses import softmax_cross_entropy, squared_error
-from .network import Layer, backward, backward_to_input, forward, init, step, update
-from .numerics import EXACT, NATIVE, Exact
+from .layer import Layer, init
+from .losses import Loss, softmax_cross_entropy, squared_error
+from .network import backward, backward_to_input, forward, step, update
+from .numerics import EXACT, NATIVE, Exact, Numerics
 from .storage import load, save
 from .training import Fit, fit
 
 __all__ = [
     "EXACT",
     "NATIVE",
+    "Array",
+    "Compiler",
     "Exact",
     "Fit",
     "Layer",
+    "Loss",
+    "Numerics",
     "backward",
     "backward_to_input",
     "digest",

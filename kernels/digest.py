@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from array_api_compat import array_namespace
 
-from ._checks import check_layers
 from ._host import dtype_name, to_host
-from .network import Layer
+from ._network_checks import check_layers
+from .layer import Layer
 
 __all__ = ["digest"]
 

@@ -6,107 +6,19 @@ the arrays, and everything that multiplies or sums goes through `numerics`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import (
-    check_activations,
-    check_array,
-    check_gradients,
-    check_input,
-    check_layers,
-    to_integer,
-    to_learning_rate,
-)
-from ._host import placement
+from ._checks import to_learning_rate
+from ._network_checks import check_activations, check_gradients, check_input, check_layers
 from ._typing import Array
+from .layer import Layer
 from .losses import Loss, checked, squared_error
 from .numerics import NATIVE, Numerics
-from .random import uniform
 
-__all__ = [
-    "Layer",
-    "backward",
-    "backward_to_input",
-    "forward",
-    "init",
-    "step",
-    "update",
-]
-
-
-class Layer(NamedTuple):
-    """The parameters of one linear layer, or their gradients.
-
-    Attributes
-    ----------
-    weight
-        Shape (n_in, n_out).
-    bias
-        Shape (n_out,), or None.
-    """
-
-    weight: Array
-    bias: Array | None = None
-
-
-def init(
-    sizes: Sequence[int], *, like: Array, seed: int = 0, bias: bool = True
-) -> tuple[Layer, ...]:
-    """Draw the initial weights of a network; the same bits on every library and device.
-
-    He uniform: weights of layer i are uniform in [-limit, limit) with limit = sqrt(6 / sizes[i]),
-    so that ReLU layers keep the variance of their input; biases are zero.
-
-    Parameters
-    ----------
-    sizes
-        The number of inputs, of units in each hidden layer, and of outputs; (1000, 100, 10) is
-        the tutorial's network.
-    like
-        A float32 or float64 array that gives the namespace, dtype and device.
-    seed
-        A Python integer in [0, 2**64).
-    bias
-        Whether layers have a bias.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two sizes, a size is not positive, or the seed is out of range.
-    TypeError
-        If `like` is not an array, or is neither float32 nor float64, or if a size or the seed is
-        not an integer.
-
-    References
-    ----------
-    He, Zhang, Ren, Sun 2015, "Delving deep into rectifiers", ICCV.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import kernels
-    >>> layers = kernels.init((3, 2, 1), like=np.zeros(0, dtype=np.float32))
-    >>> [layer.weight.shape for layer in layers]
-    [(3, 2), (2, 1)]
-    """
-    check_array("like", like)
-    sizes = tuple(to_integer("every size", size) for size in sizes)
-    if len(sizes) < 2 or any(size < 1 for size in sizes):
-        raise ValueError(f"expected two or more positive sizes, got {sizes}")
-    xp = array_namespace(like)
-    layers = []
-    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        draw = uniform((n_in, n_out), seed=seed, stream=i, like=like)
-        # 2 * draw - 1 is exact, so the product is the only rounding.
-        weight = (2.0 * draw - 1.0) * math.sqrt(6.0 / n_in)
-        zeros = xp.zeros((n_out,), dtype=like.dtype, **placement(like))
-        layers.append(Layer(weight, zeros if bias else None))
-    return tuple(layers)
+__all__ = ["backward", "backward_to_input", "forward", "step", "unchecked_step", "update"]
 
 
 def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -> tuple[Array, ...]:
@@ -342,10 +254,10 @@ def step(
     check_layers(layers)
     check_input(layers, x)
     learning_rate = to_learning_rate(learning_rate)
-    return train(layers, x, y, learning_rate, None, loss=checked(loss), numerics=numerics)
+    return unchecked_step(layers, x, y, learning_rate, None, loss=checked(loss), numerics=numerics)
 
 
-def train(
+def unchecked_step(
     layers: Sequence[Layer],
     x: Array,
     y: Array,
@@ -355,7 +267,7 @@ def train(
     loss: Loss,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
-    """Take one step as `step` does, unchecked.
+    """Take one step as `step` does, without its checks.
 
     The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared.
     """

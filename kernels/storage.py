@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ._checks import check_array, check_layers
+from ._checks import check_array
 from ._host import dtype_name, from_host, to_host
+from ._network_checks import check_layers
 from ._typing import Array
-from .network import Layer
+from .layer import Layer
 
 __all__ = ["load", "save"]
 

@@ -1,40 +1,28 @@
-"""The training loop: steps, minibatches, progress and the history of the loss."""
+"""The training loop: steps or runs of them, progress and the history of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from ._checks import (
-    check_hashable,
-    check_input,
-    check_labels,
-    check_layers,
-    check_samples,
-    to_integer,
-    to_learning_rate,
-    to_signed,
-)
+from ._checks import check_hashable, check_labels, check_samples, to_learning_rate, to_signed
+from ._compiled import compiled, try_compiler
 from ._host import placement
-from ._typing import Array
+from ._network_checks import check_input, check_layers
+from ._typing import Array, Compiler, Repeater
+from .layer import Layer
 from .losses import Loss, checked, softmax_cross_entropy, squared_error, unchecked
-from .network import Layer, train
+from .minibatches import batches_of, take
+from .network import unchecked_step
 from .numerics import NATIVE, Exact, Numerics
-from .numerics import check_compiler as try_compiler
-from .random import numbers_of, shuffle, to_seed
 
-__all__ = ["Fit", "batches", "fit", "steps_of"]
-
-Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+__all__ = ["Fit", "fit"]
 
 # Epochs from which on their last, smaller batch is worth a compilation that takes many seconds.
 _OFTEN = 100
-
-# The streams below this are those of the layers' initial weights.
-_FIRST_EPOCH_STREAM = 2**31
 
 
 class Fit(NamedTuple):
@@ -65,7 +53,7 @@ def fit(
     start: int = 0,
     loss: Loss = squared_error,
     numerics: Numerics = NATIVE,
-    compile: Compile | None = None,
+    compile: Compiler | None = None,
     check_compiler: bool = True,
     progress: Callable[[int, Array], object] | None = None,
 ) -> Fit:
@@ -139,51 +127,43 @@ def fit(
     check_samples("y", y, "x", x)
     learning_rate = to_learning_rate(learning_rate)
     xp = array_namespace(x)
-    total = steps_of(x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size)
-    if batch_size is not None:
-        batch_size = to_integer("batch_size", batch_size)
-    seed, start = to_seed(seed), to_integer("start", start)
-    if start < 0:
-        raise ValueError(f"expected start of 0 or more, got {start}")
+    batches = batches_of(
+        x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size, seed=seed, start=start
+    )
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
         # torch takes no samples of most unsigned integers.
         y = to_signed(y) if "uint" in str(y.dtype) else y
-
     rate: Array | float = learning_rate
     if compile is not None:
         for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):
-            _tried(compile, xp, placement(x).get("device"))
+            try_compiler(compile, xp, placement(x).get("device"))
         rate = numerics.factor(learning_rate, like=layers[0].weight)
-    trained = tuple(layers)
-    settings: dict[str, Any] = {"loss": checked(loss), "numerics": numerics}
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
-    losses: list[Array] = []
-    repeat: Any = getattr(compile, "repeat", None)
-    if repeat is not None and progress is None:
-        if batch_size is None:
-            train_often = _compiled(repeat, train, **settings)
-            return Fit(*train_often(total, trained, x, y, rate, operands))
-        for run in _runs(x, total, batch_size, seed, start, compile):
-            train_often = _compiled(repeat, _train_on_rows, size=run.size, **settings)
+    settings: dict[str, Any] = {"loss": checked(loss), "numerics": numerics}
+    trained, losses = tuple(layers), []
+
+    if progress is None and isinstance(compile, Repeater):
+        for run in batches.runs(x, compile):
+            take_steps = compiled(compile.repeat, _step_in_run, size=run.size, **settings)
             state = trained, run.first
-            (trained, _), values = train_often(run.steps, state, x, y, run.order, rate)
+            (trained, _), values = take_steps(run.steps, state, x, y, run.order, rate, operands)
             losses.append(values)
         return Fit(trained, xp.concat(losses))
-    train_batch: Callable[..., Any] = partial(train, **settings)
-    train_last = train_batch
-    size = min(batch_size or x.shape[0], x.shape[0])
+
+    take_step: Callable[..., Any] = partial(unchecked_step, **settings)
+    take_last, size = take_step, batches.size or batches.n
     if compile is not None:
-        train_batch = _compiled(compile, train, **settings)
-        seldom = total * size < _OFTEN * x.shape[0]
+        take_step = compiled(compile, unchecked_step, **settings)
+        seldom = batches.steps * size < _OFTEN * batches.n
         if not (seldom and getattr(compile, "costly", False)):
-            train_last = train_batch
-    for x_batch, y_batch in batches(x, y, total, batch_size, seed, start=start, compile=compile):
-        train_now = train_batch if x_batch.shape[0] == size else train_last
-        trained, value = train_now(trained, x_batch, y_batch, rate, operands)
+            take_last = take_step
+    for x_batch, y_batch in batches.of(x, y, compile):
+        take_now = take_step if x_batch.shape[0] == size else take_last
+        trained, value = take_now(trained, x_batch, y_batch, rate, operands)
         losses.append(value)
         if progress is not None:
             try:
@@ -191,156 +171,25 @@ def fit(
             except StopIteration:
                 break
         if compile is None and len(losses) == 1:
-            settings["loss"] = unchecked(loss)
-            train_batch = train_last = partial(train, **settings)
+            # Other batches are like the first, and need no checks.
+            take_step = take_last = partial(unchecked_step, loss=unchecked(loss), numerics=numerics)
     return Fit(trained, xp.stack(losses))
 
 
-def _train_on_rows(
+def _step_in_run(
     state: tuple[Sequence[Layer], Any],
     x: Array,
     y: Array,
-    order: Array,
+    order: Array | None,
     rate: Array,
+    operands: Any,
     *,
     size: int,
     **settings: Any,
 ) -> tuple[tuple[tuple[Layer, ...], Any], Array]:
     """Take one step on the next `size` samples of an order, and move on behind them."""
     layers, first = state
-    x_batch, y_batch = _rows(x, y, order, first, size=size)
-    layers, value = train(layers, x_batch, y_batch, rate, None, **settings)
+    if order is not None:
+        x, y = take(x, y, order, first, size=size)
+    layers, value = unchecked_step(layers, x, y, rate, operands, **settings)
     return (layers, first + size), value
-
-
-def _rows(x: Array, y: Array, order: Array, first: Any, *, size: int) -> tuple[Array, Array]:
-    """Take `size` samples of an order from the place `first` on, which may be an array."""
-    xp = array_namespace(x)
-    places = first + xp.arange(size, dtype=order.dtype, **placement(order))
-    return _take(x, y, xp.take(order, places, axis=0))
-
-
-def _take(x: Array, y: Array, chosen: Array) -> tuple[Array, Array]:
-    xp = array_namespace(x)
-    return xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
-
-
-@lru_cache
-def _tried(compile: Compile, xp: Any, device: Any) -> None:
-    """Try a compiler once for each library and device."""
-    place = {} if device is None else {"device": device}
-    try_compiler(compile, like=xp.zeros((0,), **place))
-
-
-# So that a second fit like the first has nothing to compile; compilers keep what they made of it.
-@lru_cache(maxsize=32)
-def _compiled(
-    compile: Compile, function: Callable[..., Any], **settings: Any
-) -> Callable[..., Any]:
-    return compile(partial(function, **settings))
-
-
-def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:
-    """Count the batches of a `fit` over n samples, whose arguments the others are.
-
-    Raises
-    ------
-    ValueError
-        If not exactly one of steps and epochs is given, or a number is not positive.
-    TypeError
-        If a number is not an integer.
-
-    Examples
-    --------
-    >>> steps_of(10, steps=None, epochs=3, batch_size=4)
-    9
-    """
-    if (steps is None) == (epochs is None):
-        raise ValueError(
-            f"expected exactly one of steps and epochs, got steps={steps} and epochs={epochs}"
-        )
-    steps, epochs, batch_size = (
-        None if number is None else _positive(name, number)
-        for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size))
-    )
-    if steps is not None:
-        return steps
-    assert epochs is not None
-    return epochs * (1 if batch_size is None else -(-n // batch_size))
-
-
-def _positive(name: str, number: int) -> int:
-    number = to_integer(name, number)
-    if number < 1:
-        raise ValueError(f"expected {name} of 1 or more, got {number}")
-    return number
-
-
-def batches(
-    x: Array,
-    y: Array,
-    steps: int,
-    batch_size: int | None,
-    seed: int,
-    *,
-    start: int = 0,
-    compile: Compile | None = None,
-) -> Iterator[tuple[Array, Array]]:
-    """Make the batches of a `fit`, whose arguments these are."""
-    if batch_size is None:
-        for _ in range(steps):
-            yield x, y
-        return
-    for run in _runs(x, steps, batch_size, seed, start, compile):
-        for i in range(run.steps):
-            first = run.first + i * run.size
-            if compile is not None and hasattr(compile, "repeat"):
-                yield _compiled(compile, _rows, size=run.size)(x, y, run.order, first)
-            else:
-                yield _take(x, y, run.order[first : first + run.size])
-
-
-class _Run(NamedTuple):
-    """Batches of one size, one after the other in the order of an epoch."""
-
-    order: Array
-    first: int
-    size: int
-    steps: int
-
-
-def _runs(
-    x: Array, steps: int, batch_size: int, seed: int, start: int, compile: Compile | None
-) -> Iterator[_Run]:
-    """Divide steps into runs: those of an epoch, and its last if that has fewer samples."""
-    n = x.shape[0]
-    size = min(batch_size, n)
-    full, rest = divmod(n, size)
-    in_epoch = full + (rest > 0)
-    end = start + steps
-    while start < end:
-        epoch, batch = divmod(start, in_epoch)
-        order = _order(n, seed, epoch, x, compile)
-        now = min(full - batch, end - start)
-        if now > 0:
-            yield _Run(order, batch * size, size, now)
-            start += now
-        if rest > 0 and start < end:
-            yield _Run(order, full * size, rest, 1)
-            start += 1
-
-
-def _order(n: int, seed: int, epoch: int, like: Array, compile: Compile | None) -> Array:
-    """Draw the order of an epoch."""
-    numbers: Any = numbers_of(seed, _FIRST_EPOCH_STREAM + epoch)
-    if compile is not None and hasattr(compile, "repeat"):
-        xp = array_namespace(like)
-        numbers = xp.asarray(list(numbers), dtype=xp.int32, **placement(like))
-        return cast(Array, _compiled(compile, shuffle, n=n)(numbers))
-    order = shuffle(numbers, n=n, like=like)
-    # Lazy libraries draw it once, and not again for each batch.
-    return order if compile is None else cast(Array, _compiled(compile, _unchanged)(order))
-
-
-def _unchanged(a: Array) -> Array:
-    return a

@@ -17,7 +17,7 @@ from _params import half
 
 import kernels
 from kernels import Layer
-from kernels.training import steps_of
+from kernels.minibatches import steps_of
 
 
 class Refuse:

@@ -35,7 +35,7 @@ from test_inputs import LAYOUT_NAMES, LAYOUTS
 import backends
 import kernels
 from kernels import EXACT, Exact, Layer
-from kernels.network import train
+from kernels.network import unchecked_step
 
 # `None` takes 1 to 3 of float32, and more of float64.
 PRODUCTS = (None, 5, *thorough(1, 2, 3))
@@ -1204,7 +1204,7 @@ def test_memory_of_a_step(asarray, dtype):
         settings = {"loss": kernels.squared_error, "numerics": numerics}
         tracemalloc.start()
         try:
-            train(layers, x, y, 1e-6, operands, **settings)
+            unchecked_step(layers, x, y, 1e-6, operands, **settings)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -1,6 +1,7 @@
 """What is imported, and which way imports point."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -74,12 +75,84 @@ def test_mathematics_imports_no_array_library(path):
 
 def test_every_file_of_the_mathematics_is_scanned():
     names = {path.name for path in MATHEMATICS}
-    assert {"network.py", "losses.py", "native.py", "random.py", "training.py"} <= names
+    assert {
+        "layer.py",
+        "minibatches.py",
+        "network.py",
+        "losses.py",
+        "native.py",
+        "random.py",
+        "training.py",
+    } <= names
 
 
 @pytest.mark.parametrize("path", sorted(BACKENDS.glob("*.py")), ids=lambda path: path.name)
 def test_a_backend_imports_only_its_own_library_and_numpy(path):
-    assert imports(path).intersection(LIBRARIES) <= {path.stem, "numpy"}
+    library = {"_cuda_graphs": "torch"}.get(path.stem, path.stem)
+    assert imports(path).intersection(LIBRARIES) <= {library, "numpy"}
+
+
+def module_of(path):
+    """Name the module in a file."""
+    parts = path.relative_to(KERNELS.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_of(path): path for folder in (KERNELS, BACKENDS) for path in sorted(folder.rglob("*.py"))
+}
+
+
+def own_imports(name, path):
+    """List the modules of this project that one imports, also for type checkers alone."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, node.module or ""] if node.level else [node.module]).strip(".")
+            # What is imported from a package may be a module in it.
+            found |= {
+                inner if (inner := f"{base}.{alias.name}") in MODULES else base
+                for alias in node.names
+            }
+    return found & set(MODULES)
+
+
+IMPORTS = {name: own_imports(name, path) for name, path in MODULES.items()}
+
+
+# Each may import what is in its own room and in those before.
+ROOMS = (
+    ("kernels",),
+    ("backends",),
+    ("kernels.reference", "kernels.conformance"),
+    ("kernels.cli", "kernels.__main__"),
+)
+
+
+def room(name):
+    """Number the room of a module, the last one that its name fits."""
+    return max(
+        number
+        for number, packages in enumerate(ROOMS)
+        if any(f"{name}.".startswith(f"{package}.") for package in packages)
+    )
+
+
+def test_imports_have_no_circles():
+    """Also not inside functions and for type checkers alone."""
+    assert IMPORTS["kernels.training"] >= {"kernels.minibatches", "kernels.network"}
+    # Raises CycleError, which names the modules.
+    graphlib.TopologicalSorter(IMPORTS).prepare()
+
+
+def test_imports_point_one_way():
+    """Commands use everything, and the mathematics nothing but itself."""
+    for name, imported in IMPORTS.items():
+        assert all(room(other) <= room(name) for other in imported), (name, imported)
 
 
 def test_what_is_public_exists():

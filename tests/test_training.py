@@ -27,8 +27,8 @@ from array_api_compat import array_namespace
 
 import kernels
 from kernels import EXACT
+from kernels.minibatches import steps_of
 from kernels.numerics import check_compiler
-from kernels.training import steps_of
 
 # As in test_inputs.py, since JAX compiles for seconds for every other shape.
 N = 6
@@ -515,7 +515,9 @@ def test_other_networks_between_many_steps(backend, asarray, dtype):
 @pytest.fixture
 def graphs(backend, monkeypatch):
     """The compiler for CUDA on any device, and the list of its graphs: calls in their place."""
-    torch_backend = pytest.importorskip("backends.torch")
+    from backends import _cuda_graphs
+    from backends import torch as torch_backend
+
     recorded = []
 
     class Calls:
@@ -523,8 +525,8 @@ def graphs(backend, monkeypatch):
             self.replay = functools.partial(function, *arguments)
             recorded.append(self)
 
-    monkeypatch.setattr(torch_backend, "_record", Calls)
-    return torch_backend._Graphs(backend.device), recorded
+    monkeypatch.setattr(_cuda_graphs, "_record", Calls)
+    return _cuda_graphs.Graphs(backend.device, torch_backend.compile), recorded
 
 
 @pytest.mark.library("torch")

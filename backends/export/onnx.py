@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import kernels
-from kernels import Layer
-from kernels._typing import Array
+from kernels import Array, Layer
 from kernels.losses import Loss
 from kernels.numerics import NATIVE, Numerics
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from kernels._typing import Array
+from kernels import Array
 
 from .._backend import Backend
 

@@ -18,8 +18,8 @@ import dask.array
 from dask.core import flatten
 from distributed import Future
 
-from kernels._typing import Array
-from kernels.network import Layer
+from kernels import Array
+from kernels.layer import Layer
 
 from . import WorkerLost
 from ._phases import Key, Phase, Program, one, phases, pick, run

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import backends
-from kernels._typing import Array
+from kernels import Array
 
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers

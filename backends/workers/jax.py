@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import backends
-from kernels._typing import Array
+from kernels import Array
 
 from .._backend import BackendUnavailable
 from . import Workers, split_batches

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import backends
-from kernels._typing import Array
+from kernels import Array
 
 from .._backend import BackendUnavailable
 from . import WorkerLost, Workers, split_batches

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..layer import Layer
 from ..losses import Loss, softmax_cross_entropy, squared_error
-from ..network import Layer
 from ..storage import load
 from .common import (
     DTYPES,
@@ -128,7 +128,7 @@ def _load(path: Path) -> tuple[Layer, ...]:
     refusals = []
     for dtype in DTYPES:
         try:
-            return load(path, like=np.zeros(0, dtype=dtype))  # type: ignore[arg-type]
+            return load(path, like=np.zeros(0, dtype=dtype))
         except OSError as error:
             raise CliError(f"cannot read {path}: {error.strerror or error}") from error
         except ValueError as error:

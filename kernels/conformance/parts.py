@@ -15,8 +15,9 @@ from array_api_compat import array_namespace
 
 from .. import random
 from ..digest import digest
+from ..layer import Layer, init
 from ..losses import softmax_cross_entropy, squared_error
-from ..network import Layer, backward, forward, init, update
+from ..network import backward, forward, update
 from ..numerics import EXACT, NATIVE, Numerics
 from ..reference.problems import tutorial
 from ..training import fit
@@ -44,11 +45,11 @@ _WIDE = _Shape(6, (_MANY, 7, _MANY))
 
 def draw(shape: tuple[int, ...], stream: int, dtype: str) -> Any:
     """Draw normal numbers as a NumPy array."""
-    return random.normal(shape, seed=0, stream=stream, like=np.zeros(0, dtype))  # type: ignore[arg-type]
+    return random.normal(shape, seed=0, stream=stream, like=np.zeros(0, dtype))
 
 
 def _network(make: Make, dtype: str, shape: _Shape) -> tuple[Layer, ...]:
-    layers = init(shape.sizes, like=np.zeros(0, dtype))  # type: ignore[arg-type]
+    layers = init(shape.sizes, like=np.zeros(0, dtype))
     biases = (draw((layer.weight.shape[1],), 9, dtype) for layer in layers)
     return tuple(
         Layer(make(layer.weight), make(bias)) for layer, bias in zip(layers, biases, strict=True)
@@ -183,7 +184,7 @@ def _elementary(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
 
 def train_tutorial(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
     """Train the tutorial's network and return its digest."""
-    problem = tutorial(like=np.zeros(0, dtype))  # type: ignore[arg-type]
+    problem = tutorial(like=np.zeros(0, dtype))
     trained = fit(
         [Layer(make(layer.weight)) for layer in problem.layers],
         make(problem.x),

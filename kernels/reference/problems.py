@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from .. import random
 from .._typing import Array
+from ..layer import Layer, init
 from ..losses import Loss, softmax_cross_entropy, squared_error
-from ..network import Layer, init
 
 __all__ = ["Preparation", "Problem", "digits", "split", "tall", "tutorial"]
 
@@ -174,6 +174,6 @@ def split(n: int, *, seed: int) -> tuple[Any, Any]:
     import numpy as np
 
     # The streams of the layers count up from 0 and those of the epochs from 2**31.
-    order: Any = random.permutation(n, seed=seed, stream=2**31 - 1, like=np.zeros(0))  # type: ignore[arg-type]
+    order: Any = random.permutation(n, seed=seed, stream=2**31 - 1, like=np.zeros(0))
     held_out = n // 5
     return order[held_out:], order[:held_out]

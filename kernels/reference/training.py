@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._typing import Array
 from ..digest import digest
-from ..network import Layer
+from ..layer import Layer
 from ..numerics import EXACT, Numerics
 from ..training import fit
 from .problems import Problem, digits, tall, tutorial

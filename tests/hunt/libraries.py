@@ -149,7 +149,6 @@ def _reset(backend: str, compiled: bool) -> None:
         jax.config.update("jax_default_matmul_precision", None)
         jax.config.update("jax_numpy_rank_promotion", "allow")
     if compiled:
-        training = sys.modules.get("kernels.training")
-        compile_once = getattr(training, "_compiled", None)
-        if compile_once is not None:
-            compile_once.cache_clear()
+        kept = sys.modules.get("kernels._compiled")
+        if kept is not None:
+            kept.compiled.cache_clear()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..._host import to_host
 from ...digest import digest
-from ...network import Layer
+from ...layer import Layer
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
 from ..common import CliError, warn
 from .settings import Settings
@@ -164,7 +164,7 @@ def _read(path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"expected a checkpoint, got another file in {path}") from error
     losses = losses.astype(dtype)
-    layers = layers_of(tensors, path, like=np.zeros(0, dtype))  # type: ignore[arg-type]
+    layers = layers_of(tensors, path, like=np.zeros(0, dtype))
     if texts != _sealed(layers, losses, texts["settings"]):
         raise ValueError(f"expected the content that its hashes are of, got another in {path}")
     return Checkpoint(layers, losses, settings)

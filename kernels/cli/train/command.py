@@ -13,7 +13,7 @@ from backends.workers import Workers
 
 from ..._typing import Array
 from ...digest import digest
-from ...network import Layer
+from ...layer import Layer
 from ...storage import save
 from ...training import Fit, fit
 from ..common import NUMERICS, as_cli_error, compiles, console, device_of, warn

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._typing import Array
+from ...layer import init
 from ...losses import Loss, softmax_cross_entropy, squared_error
-from ...network import init
 from ...reference.problems import Preparation, Problem, split
 from ..common import CliError
 

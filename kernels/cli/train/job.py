@@ -11,10 +11,10 @@ from backends import Backend
 from backends.workers import Workers
 
 from ..._typing import Array
-from ...network import Layer
+from ...layer import Layer
+from ...minibatches import steps_of
 from ...reference.problems import Problem, digits, tutorial
 from ...storage import load
-from ...training import steps_of
 from ..common import DTYPES, CliError, as_cli_error
 from .data import FOLDER, Table, make_problem
 from .plan import Plan
@@ -110,7 +110,7 @@ def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
     except ValueError as error:
         (other,) = (name for name in DTYPES if name != dtype)
         try:
-            load(path, like=np.zeros(0, dtype=other))  # type: ignore[arg-type]
+            load(path, like=np.zeros(0, dtype=other))
         except ValueError:
             # Neither dtype fits, so the file is at fault.
             raise CliError(str(error).splitlines()[0]) from error

@@ -17,10 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from backends import Backend
 
 from ..._typing import Array
-from ...network import Layer, forward
+from ...layer import Layer
+from ...minibatches import steps_of
+from ...network import forward
 from ...numerics import Numerics
 from ...reference.problems import Problem
-from ...training import Fit, steps_of
+from ...training import Fit
 from ..common import NUMERICS, CliError, as_cli_error
 from .settings import Settings
 

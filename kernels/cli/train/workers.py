@@ -17,7 +17,7 @@ from backends import workers
 from backends.workers import Workers
 
 from ..._typing import Array
-from ...network import Layer
+from ...layer import Layer
 from ...training import Fit, fit
 from ..common import CliError, as_cli_error, find_backend, use_float64, warn
 from .settings import Options, Settings

@@ -1,0 +1,180 @@
+"""Minibatches: the order of the samples in each epoch, and its cut into runs of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+from array_api_compat import array_namespace
+
+from ._checks import to_integer
+from ._compiled import compiled
+from ._host import placement
+from ._typing import Array, Compiler, Repeater
+from .random import numbers_of, shuffle, to_seed
+
+__all__ = ["Batches", "Run", "batches_of", "steps_of", "take"]
+
+# The streams below this are those of the layers' initial weights.
+_FIRST_EPOCH_STREAM = 2**31
+
+
+class Run(NamedTuple):
+    """Batches of one size, one after the other in the order of an epoch.
+
+    Attributes
+    ----------
+    order
+        The numbers of the samples; None if every batch is all of them as they are.
+    first
+        The place in the order where the first batch begins.
+    size
+        Samples in a batch; 0 where there is no order.
+    steps
+        How many batches.
+    """
+
+    order: Array | None
+    first: int
+    size: int
+    steps: int
+
+
+class Batches(NamedTuple):
+    """Which samples the steps of a `fit` take, whose arguments these are.
+
+    Attributes
+    ----------
+    n
+        How many samples there are.
+    size
+        Samples in a batch; None for all, as they are.
+    seed, start, steps
+        Of the order, how many batches were taken before, and how many are.
+    """
+
+    n: int
+    size: int | None
+    seed: int
+    start: int
+    steps: int
+
+    def of(self, x: Array, y: Array, compile: Compiler | None) -> Iterator[tuple[Array, Array]]:
+        """Take one batch after the other."""
+        for run in self.runs(x, compile):
+            for i in range(run.steps):
+                if run.order is None:
+                    yield x, y
+                    continue
+                first = run.first + i * run.size
+                if isinstance(compile, Repeater):
+                    yield compiled(compile, take, size=run.size)(x, y, run.order, first)
+                else:
+                    yield _take(x, y, run.order[first : first + run.size])
+
+    def runs(self, like: Array, compile: Compiler | None) -> Iterator[Run]:
+        """Divide the steps into runs: those of an epoch, and its last if that has fewer samples."""
+        if self.size is None:
+            yield Run(None, 0, 0, self.steps)
+            return
+        size = self.size
+        full, rest = divmod(self.n, size)
+        now, end = self.start, self.start + self.steps
+        while now < end:
+            epoch, batch = divmod(now, full + (rest > 0))
+            order = _order(self.n, self.seed, epoch, like, compile)
+            steps = min(full - batch, end - now)
+            if steps > 0:
+                yield Run(order, batch * size, size, steps)
+                now += steps
+            if rest > 0 and now < end:
+                yield Run(order, full * size, rest, 1)
+                now += 1
+
+
+def batches_of(
+    n: int,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    start: int = 0,
+) -> Batches:
+    """Check what decides the batches of a `fit` over n samples, whose arguments the others are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fit`.
+    """
+    total = steps_of(n, steps=steps, epochs=epochs, batch_size=batch_size)
+    size = None if batch_size is None else min(to_integer("batch_size", batch_size), n)
+    seed, start = to_seed(seed), to_integer("start", start)
+    if start < 0:
+        raise ValueError(f"expected start of 0 or more, got {start}")
+    return Batches(n, size, seed, start, total)
+
+
+def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:
+    """Count the batches of a `fit` over n samples, whose arguments the others are.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of steps and epochs is given, or a number is not positive.
+    TypeError
+        If a number is not an integer.
+
+    Examples
+    --------
+    >>> steps_of(10, steps=None, epochs=3, batch_size=4)
+    9
+    """
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"expected exactly one of steps and epochs, got steps={steps} and epochs={epochs}"
+        )
+    steps, epochs, batch_size = (
+        None if number is None else _positive(name, number)
+        for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size))
+    )
+    if steps is not None:
+        return steps
+    assert epochs is not None
+    return epochs * (1 if batch_size is None else -(-n // batch_size))
+
+
+def _positive(name: str, number: int) -> int:
+    number = to_integer(name, number)
+    if number < 1:
+        raise ValueError(f"expected {name} of 1 or more, got {number}")
+    return number
+
+
+def take(x: Array, y: Array, order: Array, first: Any, *, size: int) -> tuple[Array, Array]:
+    """Take `size` samples of an order from the place `first` on, which may be an array."""
+    xp = array_namespace(x)
+    places = first + xp.arange(size, dtype=order.dtype, **placement(order))
+    return _take(x, y, xp.take(order, places, axis=0))
+
+
+def _take(x: Array, y: Array, chosen: Array) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    return xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
+
+
+def _order(n: int, seed: int, epoch: int, like: Array, compile: Compiler | None) -> Array:
+    """Draw the order of an epoch."""
+    numbers: Any = numbers_of(seed, _FIRST_EPOCH_STREAM + epoch)
+    if isinstance(compile, Repeater):
+        xp = array_namespace(like)
+        numbers = xp.asarray(list(numbers), dtype=xp.int32, **placement(like))
+        return cast(Array, compiled(compile, shuffle, n=n)(numbers))
+    order = shuffle(numbers, n=n, like=like)
+    # Lazy libraries draw it once, and not again for each batch.
+    return order if compile is None else cast(Array, compiled(compile, _unchanged)(order))
+
+
+def _unchanged(a: Array) -> Array:
+    return a
