@@ -16,7 +16,7 @@ def get(device: str | None) -> Backend:
         import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "array-api-strict is not installed: pip install array-api-kernels[array-api-strict]."
+            'array-api-strict is not installed: pip install "array-api-kernels[array-api-strict]"'
         ) from None
 
     def asarray(host: Any, dtype: str | None = None) -> Array:

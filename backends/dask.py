@@ -22,7 +22,7 @@ def get(device: str | None) -> Backend:
         import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "Dask is not installed: pip install array-api-kernels[dask]."
+            'Dask is not installed: pip install "array-api-kernels[dask]"'
         ) from None
     from array_api_compat.dask import array as xp
 

@@ -29,7 +29,7 @@ def get(device: str | None) -> Backend:
     except ImportError as error:
         reason = "not installed" if error.name == "dpnp" else f"not importable ({error})"
         raise BackendUnavailable(
-            f"dpnp is {reason}: pip install array-api-kernels[dpnp]."
+            f'dpnp is {reason}: pip install "array-api-kernels[dpnp]"'
         ) from None
     try:
         place = xp.empty(0, device="cpu").device

@@ -28,7 +28,7 @@ def get(device: str | None) -> Backend:
         import jax
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "JAX is not installed: pip install array-api-kernels[jax]."
+            'JAX is not installed: pip install "array-api-kernels[jax]"'
         ) from None
     import jax.numpy as jnp
 

@@ -17,7 +17,7 @@ def get(device: str | None) -> Backend:
         import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "marray is not installed: pip install array-api-kernels[marray]."
+            'marray is not installed: pip install "array-api-kernels[marray]"'
         ) from None
     xp = _namespace()
 

@@ -21,7 +21,7 @@ def get(device: str | None) -> Backend:
         import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "MLX is not installed: pip install array-api-kernels[mlx]."
+            'MLX is not installed: pip install "array-api-kernels[mlx]"'
         ) from None
     xp.set_default_device(xp.cpu)
 

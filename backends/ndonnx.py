@@ -26,7 +26,7 @@ def get(device: str | None) -> Backend:
         importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         raise BackendUnavailable(
-            f"{error.name} is not installed: pip install array-api-kernels[ndonnx]."
+            f'{error.name} is not installed: pip install "array-api-kernels[ndonnx]"'
         ) from None
 
     # Its own way to the host is not one that others know.

@@ -16,7 +16,7 @@ def get(device: str | None) -> Backend:
         import numpy
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "NumPy is not installed: pip install array-api-kernels[numpy]."
+            'NumPy is not installed: pip install "array-api-kernels[numpy]"'
         ) from None
     from array_api_compat import numpy as xp
 

@@ -32,7 +32,7 @@ def get(device: str | None) -> Backend:
             import paddle
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "Paddle is not installed: pip install array-api-kernels[paddle]."
+            'Paddle is not installed: pip install "array-api-kernels[paddle]"'
         ) from None
     xp = _namespace()
     place = paddle.CPUPlace()

@@ -17,7 +17,7 @@ def get(device: str | None) -> Backend:
         import quantity_array
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "quantity-array is not installed: pip install array-api-kernels[quantity-array]."
+            'quantity-array is not installed: pip install "array-api-kernels[quantity-array]"'
         ) from None
     xp = _namespace()
 

@@ -30,7 +30,7 @@ def get(device: str | None) -> Backend:
         import tensorflow
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "TensorFlow is not installed: pip install array-api-kernels[tensorflow]."
+            'TensorFlow is not installed: pip install "array-api-kernels[tensorflow]"'
         ) from None
     # Otherwise it moves what it can to a GPU, and takes all of its memory.
     tensorflow.config.set_visible_devices([], "GPU")

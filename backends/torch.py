@@ -23,7 +23,7 @@ def get(device: str | None) -> Backend:
         import torch
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "PyTorch is not installed: pip install array-api-kernels[torch]."
+            'PyTorch is not installed: pip install "array-api-kernels[torch]"'
         ) from None
     from array_api_compat import torch as xp
 

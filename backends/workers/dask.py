@@ -49,7 +49,7 @@ def join(
         from distributed.utils import silence_logging_cmgr
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "Dask's distributed is not installed: pip install array-api-kernels[dask]."
+            'Dask\'s distributed is not installed: pip install "array-api-kernels[dask]"'
         ) from None
     import dask
     import numpy

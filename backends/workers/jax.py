@@ -23,7 +23,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         import jax
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "JAX is not installed: pip install array-api-kernels[jax]."
+            'JAX is not installed: pip install "array-api-kernels[jax]"'
         ) from None
     import numpy
     from jax.sharding import Mesh, NamedSharding, PartitionSpec

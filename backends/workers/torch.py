@@ -121,7 +121,7 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
         from torch.distributed.run import parse_args, run
     except ModuleNotFoundError:
         raise BackendUnavailable(
-            "PyTorch is not installed: pip install array-api-kernels[torch]."
+            'PyTorch is not installed: pip install "array-api-kernels[torch]"'
         ) from None
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     # The caller says what there is to say.

@@ -123,6 +123,8 @@ class _Output:
 
 
 def _fail(message: str, status: int) -> int:
-    sentence = " ".join(message.split())
-    warn(f"Error: {sentence.rstrip('.')}.")
+    sentence = " ".join(message.split()).rstrip(".")
+    # What pip is to install ends as it is typed.
+    stop = "" if sentence.endswith('"') else "."
+    warn(f"Error: {sentence}{stop}")
     return status

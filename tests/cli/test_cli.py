@@ -64,7 +64,7 @@ def refuse(run, tmp_path, monkeypatch):
         out, err = run(*arguments, status=2)
         assert out == ""
         assert err.startswith("Error: ")
-        assert err.endswith(".\n")
+        assert err.endswith((".\n", '"\n'))
         assert err.count("\n") == 1
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         return err

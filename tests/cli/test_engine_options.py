@@ -43,5 +43,5 @@ def test_engine_that_is_not_installed(engine, library, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, engine, None)
     assert main(["train", "--engine", engine, "--workers", "2"]) == 2
-    message = f"{library} is not installed: pip install array-api-kernels[{engine}]"
-    assert capsys.readouterr() == ("", f"Error: {message}.\n")
+    message = f'{library} is not installed: pip install "array-api-kernels[{engine}]"'
+    assert capsys.readouterr() == ("", f"Error: {message}\n")
