@@ -172,6 +172,13 @@ def hunt(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Make deliberate mistakes in a copy: the tests must notice each; `-- WORD` makes some."""
+    install(session, "-e", ".[cli,torch,jax,dask]", *PYTEST)
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 @timed
 def doctests(session: nox.Session) -> None:
     """Run the examples in the docstrings and in docs."""
