@@ -21,8 +21,8 @@ from .numerics import NATIVE, Exact, Numerics
 
 __all__ = ["Fit", "fit"]
 
-# Epochs from which on their last, smaller batch is worth a compilation that takes many seconds.
-_OFTEN = 100
+# Epochs whose last, smaller batch is not worth a compilation that takes many seconds.
+_RARE = 100
 
 
 class Fit(NamedTuple):
@@ -93,7 +93,7 @@ def fit(
         steps as one call of what `repeat` makes of a function
         `(state, *constants) -> (state, loss)`: `(count, state, *constants) -> (state, losses)`.
         If it has an attribute `costly` that is true, as that of the backend torch:cpu, the smaller
-        batch that ends an epoch is computed uncompiled, unless it comes a hundred times or more.
+        batch that ends each of the first hundred epochs is computed uncompiled.
     check_compiler
         Whether exact numerics try the compiler first, once in a process, with
         `kernels.numerics.check_compiler`: 0.1 s with JAX, 1 s with torch where it has cached
@@ -155,14 +155,13 @@ def fit(
         return Fit(trained, xp.concat(losses))
 
     take_step: Callable[..., Any] = partial(unchecked_step, **settings)
-    take_last, size = take_step, batches.size or batches.n
+    take_rare, size = take_step, batches.size or batches.n
     if compile is not None:
         take_step = compiled(compile, unchecked_step, **settings)
-        seldom = batches.steps * size < _OFTEN * batches.n
-        if not (seldom and getattr(compile, "costly", False)):
-            take_last = take_step
-    for x_batch, y_batch in batches.of(x, y, compile):
-        take_now = take_step if x_batch.shape[0] == size else take_last
+    # Counted from the first of all steps, so that a run in parts computes what one in one does.
+    rare = _RARE * -(-batches.n // size) if getattr(compile, "costly", False) else 0
+    for step, (x_batch, y_batch) in enumerate(batches.of(x, y, compile), batches.start):
+        take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
         trained, value = take_now(trained, x_batch, y_batch, rate, operands)
         losses.append(value)
         if progress is not None:
@@ -172,7 +171,7 @@ def fit(
                 break
         if compile is None and len(losses) == 1:
             # Other batches are like the first, and need no checks.
-            take_step = take_last = partial(unchecked_step, loss=unchecked(loss), numerics=numerics)
+            take_step = partial(unchecked_step, loss=unchecked(loss), numerics=numerics)
     return Fit(trained, xp.stack(losses))
 
 

@@ -356,15 +356,17 @@ def test_second_fit_compiles_nothing(backend, asarray, counted, dtype, batch_siz
 
 
 @pytest.mark.parametrize(
-    ("costly", "epochs", "expected"),
+    ("costly", "start", "epochs", "expected"),
     [
-        (True, 3, {2}),
-        (True, 100, {1, 2}),
-        (False, 3, {1, 2}),
+        (True, 0, 100, {2}),
+        (True, 0, 101, {1, 2}),
+        (True, 199, 1, {2}),
+        (True, 200, 1, {1, 2}),
+        (False, 0, 3, {1, 2}),
     ],
 )
-def test_last_batch_is_compiled_if_it_comes_often(costly, epochs, expected):
-    """Where compiling takes long; the result is the same."""
+def test_last_batch_is_compiled_from_the_hundredth_epoch(costly, start, epochs, expected):
+    """Where compiling takes long; whether the epochs before were in this run or another."""
     sizes = set()
 
     class Compiler:
@@ -384,6 +386,7 @@ def test_last_batch_is_compiled_if_it_comes_often(costly, epochs, expected):
     arguments = {
         "learning_rate": 0.01,
         "epochs": epochs,
+        "start": start,
         "batch_size": 2,
         "numerics": kernels.EXACT,
     }
