@@ -15,3 +15,7 @@ def thorough(*values):
 def where(marker, *values):
     """Mark values by `pytest.mark.library` or `not_library`."""
     return [pytest.param(value, marks=marker) for value in values]
+
+
+# For what costs a compilation and is no question of the dtype.
+one_dtype = pytest.mark.parametrize("dtype", ["float32", *thorough("float64")])

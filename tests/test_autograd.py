@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from _assert import assert_close, assert_identical, assert_networks_identical, fetch, parameters
+from _params import one_dtype
 
 import kernels
 from kernels import EXACT, NATIVE, Layer
@@ -86,24 +87,29 @@ def with_gradients(case):
     return layers, leaf(case.x)
 
 
+@torch_only
+@NUMERICS
+def test_torch_gradients_are_the_kernels(autograd, case, numerics):
+    """Of every parameter and of x, to the bit."""
+    check_torch_gradients(autograd, case, numerics, lambda function: function)
+
+
 # Dynamo's own: it makes a Function to trace one.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @torch_only
-@pytest.mark.parametrize(
-    ("numerics", "compiled"),
-    # Native numerics may differ in the last bits under a compiler.
-    [(NATIVE, False), (EXACT, False), (EXACT, True)],
-    ids=["native", "exact", "compiled"],
-)
-def test_torch_gradients_are_the_kernels(autograd, backend, case, numerics, compiled):
-    """Of every parameter and of x; with exact numerics to the bit, also compiled."""
+@one_dtype
+def test_compiled_torch_gradients_are_the_kernels(autograd, backend, case):
+    """With exact numerics, since native ones may differ in the last bits under a compiler."""
+    check_torch_gradients(autograd, case, EXACT, backend.compile)
 
+
+def check_torch_gradients(autograd, case, numerics, compile):
     def predict(layers, x):
         return autograd.predict(layers, x, numerics=numerics)
 
     prediction, gradients, of_x = expected(case, numerics)
     layers, x = with_gradients(case)
-    got = (backend.compile(predict) if compiled else predict)(layers, x)
+    got = compile(predict)(layers, x)
     assert_identical(got.detach(), prediction)
     got.backward(case.gradient)
     for a, b in zip(parameters(layers), parameters(gradients), strict=True):
@@ -245,6 +251,7 @@ def flat(prediction, gradients, of_x):
 
 
 @jax_only
+@one_dtype
 @NUMERICS
 def test_jax_vmap(autograd, case, numerics):
     """Over batches and over networks: what each gives alone."""
@@ -255,8 +262,9 @@ def test_jax_vmap(autograd, case, numerics):
     xs = jnp.stack([case.x, -case.x, 2.0 * case.x])
     networks = [case.layers, jax.tree.map(lambda a: 0.5 * a, case.layers)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *networks)
-    over_x = jax.vmap(value, in_axes=(None, 0))(case.layers, xs)
-    over_networks = jax.vmap(value, in_axes=(0, None))(stacked, case.x)
+    # Compiled as one, since every operation of its own takes longer.
+    over_x = jax.jit(jax.vmap(value, in_axes=(None, 0)))(case.layers, xs)
+    over_networks = jax.jit(jax.vmap(value, in_axes=(0, None)))(stacked, case.x)
     eps = float(np.finfo(fetch(case.x).dtype).eps)
     for mapped, alone in (
         (over_x, [value(case.layers, x) for x in xs]),
@@ -271,6 +279,7 @@ def test_jax_vmap(autograd, case, numerics):
 
 
 @jax_only
+@one_dtype
 @pytest.mark.parametrize("loss", [kernels.squared_error, kernels.softmax_cross_entropy])
 def test_jax_loop_gives_the_bits_of_fit(autograd, case, loss):
     """jax.value_and_grad and a plain update under jit, and kernels.fit, with exact numerics."""

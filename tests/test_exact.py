@@ -27,7 +27,7 @@ from _assert import (
     fetch,
     parameters,
 )
-from _params import thorough
+from _params import one_dtype, thorough
 from array_api_compat import array_namespace
 from hypothesis import given, strategies
 from test_inputs import LAYOUT_NAMES, LAYOUTS
@@ -368,6 +368,7 @@ def test_compiled_products(backend, dtype):
 
 
 @COMPILERS
+@one_dtype
 @pytest.mark.parametrize(
     ("sizes", "loss", "bias"),
     [
@@ -466,6 +467,7 @@ def test_predictions_do_not_depend_on_the_batch(backend, dtype):
 
 
 @COMPILERS
+@one_dtype
 def test_compiled_update(backend, dtype):
     """Nor of an update, whose product and difference compilers like to fuse."""
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from _assert import (
     fetch,
     parameters,
 )
-from _params import thorough
+from _params import one_dtype, thorough
 from array_api_compat import array_namespace
 
 import kernels
@@ -502,6 +502,7 @@ def test_compiled_loss_follows_its_globals(backend, asarray, monkeypatch):
 
 
 @pytest.mark.library("jax", "torch")
+@one_dtype
 def test_other_networks_between_many_steps(backend, asarray, dtype):
     """What is kept for one network is not what another, or its own inputs, are trained on."""
     arguments = {"learning_rate": 0.001, "steps": 3}
