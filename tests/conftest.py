@@ -186,6 +186,12 @@ def backend(request):
 
 
 @pytest.fixture(scope="session")
+def thorough(request):
+    """Whether nothing is to be left out."""
+    return request.config.getoption("thorough")
+
+
+@pytest.fixture(scope="session")
 def xp(backend):
     """The array namespace of the backend under test."""
     return backend.xp
