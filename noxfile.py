@@ -31,7 +31,7 @@ CUDA, LARGE, ENGINES = (
     for what in ("cuda", "large", "engine")
 )
 DOCS_PACKAGES = ("furo", "myst-parser", "numpydoc", "sphinx", "sphinx-copybutton", "sphinx-gallery")
-CHECKS = ("cli", "doctests", "lint", "types", "package")
+CHECKS = ("cli", "doctests", "docs", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
     "github-workflows": ".github/workflows/*.yml",
@@ -210,9 +210,10 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the gallery and build the site into docs/_build; broken links are errors."""
     install(session, "-e", ".[cli,torch,jax,array-api-strict]", *DOCS_PACKAGES)
-    shutil.rmtree("docs/_build", ignore_errors=True)
+    # What Sphinx finds there it does not make again.
+    for made in ("_build", "gallery", "reference/generated"):
+        shutil.rmtree(Path("docs", made), ignore_errors=True)
     session.run("python", "-m", "sphinx", "-W", "--keep-going", "docs", "docs/_build")
-    print("Open docs/_build/index.html")
 
 
 @nox.session
