@@ -33,7 +33,7 @@ def train(like, compile, numerics):
 
 
 # %%
-# White is a weight that is the same.
+# White is a weight that is the same. The first 200 of 1000 inputs are shown.
 
 figure, grid = plt.subplots(2, 2, figsize=(8, 4.2), layout="constrained", sharex=True, sharey=True)
 for row, (numerics, name) in zip(
@@ -45,7 +45,7 @@ for row, (numerics, name) in zip(
     first, *others = ((title, np.asarray(layers[0].weight)) for title, layers in trained.items())
     for axes, (title, weight) in zip(row, others, strict=True):
         difference = (weight - first[1]).T
-        image = axes.imshow(difference, cmap="RdBu", vmin=-1e-7, vmax=1e-7, aspect="auto")
+        image = axes.imshow(difference[:, :200], cmap="RdBu", vmin=-1e-8, vmax=1e-8, aspect="auto")
         share = np.mean(difference != 0)
         axes.set_title(f"{name}: {title} - {first[0]}, {share:.0%} differ", size=10)
 figure.supxlabel("input")
