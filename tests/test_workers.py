@@ -1,5 +1,6 @@
 """The same digest for any number of workers, as a user starts, disturbs and misuses them."""
 
+import importlib
 import json
 import os
 import re
@@ -19,9 +20,6 @@ import kernels
 from kernels.reference import training as reference
 
 pytestmark = pytest.mark.library("torch", "jax", "dask")
-for module in ("typer", "rich", "safetensors"):
-    pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
-_workers = pytest.importorskip("_workers")
 
 COUNTS = (1, 2, 3, 4)
 TESTS = Path(__file__).parent
@@ -29,6 +27,14 @@ PAGE = (TESTS.parent / "docs" / "scale.md").read_text()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 SHORT = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = reference.committed()["tutorial"]["float32"][10]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker():
+    """What a worker runs, which needs the command line."""
+    for module in ("typer", "rich", "safetensors"):
+        pytest.importorskip(module, reason="the command line needs array-api-kernels[cli]")
+    return importlib.import_module("_workers")
 
 
 def start(*arguments, cwd=None, **environment):
@@ -84,24 +90,24 @@ def train(backend):
     return train
 
 
-def test_committed_digests(found):
+def test_committed_digests(found, worker):
     """Workers train to the bits of one process; three divide no batch.
 
     With minibatches of real data in float64, and batches of fewer samples than workers.
     """
     assert found["tutorial"] == COMMITTED
-    assert found["digits"] == reference.committed()["digits"]["float64"][_workers.STEPS]
+    assert found["digits"] == reference.committed()["digits"]["float64"][worker.STEPS]
     numpy = backends.get("numpy")
-    problem = _workers.small(numpy.asarray, "float32")
-    assert found["small"] == _workers.digest_after(
-        problem, kernels.fit, _workers.STEPS_OF_SMALL, kernels.EXACT
+    problem = worker.small(numpy.asarray, "float32")
+    assert found["small"] == worker.digest_after(
+        problem, kernels.fit, worker.STEPS_OF_SMALL, kernels.EXACT
     )
 
 
-def test_native_numerics_differ(backend, found):
+def test_native_numerics_differ(backend, found, worker):
     """It is not that the order of the sums was the same for any number of workers."""
     problem = reference.make("tutorial", backend, "float32")
-    alone = _workers.digest_after(problem, kernels.fit, _workers.STEPS, kernels.NATIVE)
+    alone = worker.digest_after(problem, kernels.fit, worker.STEPS, kernels.NATIVE)
     assert found["native"] not in (COMMITTED, alone)
 
 

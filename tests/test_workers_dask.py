@@ -1,5 +1,6 @@
 """Dask's workers on a scheduler of their own, with data larger than their memory, and killed."""
 
+import importlib
 import itertools
 import json
 import mmap
@@ -20,15 +21,18 @@ from backends.workers import WorkerLost
 from kernels.reference import training as reference
 
 pytestmark = pytest.mark.library("dask")
-psutil = pytest.importorskip("psutil", reason="distributed is not installed")
-for module in ("distributed", "typer", "rich", "safetensors"):
-    pytest.importorskip(module, reason="Dask's workers need array-api-kernels[dask,cli]")
 
 MEMORY_LIMIT = 250_000_000
 # Dask's nanny would end a worker at 0.95 of its limit.
 NO_NANNY = "--no-nanny"
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = reference.committed()["tutorial"]["float32"][10]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    for module in ("distributed", "typer", "rich", "safetensors"):
+        pytest.importorskip(module, reason="Dask's workers need array-api-kernels[dask,cli]")
 
 
 @contextmanager
@@ -294,6 +298,8 @@ def test_killed_worker(backend, tmp_path):
     options = (*TUTORIAL, "--engine", "dask", "--workers", "3", *keep)
     with start("kernels", "train", *options) as process:
         wait_for_checkpoint(process, tmp_path, 2)
+        # It comes with distributed.
+        psutil = importlib.import_module("psutil")
         children = psutil.Process(process.pid).children(recursive=True)
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         assert len(workers) == 3
