@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def noticed(mutant, top):
     before = path.read_text()
     path.write_text(mutated(mutant, before))
     try:
-        found = run(mutant["tests"].split(), mutant.get("backend", "numpy"), top)
+        found = run(shlex.split(mutant["tests"]), mutant.get("backend", "numpy"), top)
     finally:
         path.write_text(before)
     return found
