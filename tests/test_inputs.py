@@ -544,13 +544,8 @@ def test_jax_finds_mistakes_while_tracing(asarray, dtype):
         jax.jit(kernels.forward)(case.layers, case.x.astype("int32"))
 
 
-# Tracing array_api_compat's cached look-ups of namespaces is sound: they depend on types alone.
-dynamo = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_")
-
-
 @pytest.mark.library("torch")
 @pytest.mark.parametrize("target", TARGETS)
-@dynamo
 def test_torch_has_no_graph_breaks(asarray, dtype, target):
     """One graph of all of forward, and one of all of step; run by eager torch, for speed."""
     import torch
@@ -562,7 +557,6 @@ def test_torch_has_no_graph_breaks(asarray, dtype, target):
 
 @pytest.mark.library("torch")
 @pytest.mark.parametrize("target", ["squared_error", "labels"])
-@dynamo
 def test_torch_compile(asarray, target):
     """The same through inductor's own arithmetic, in the dtype it is tuned for."""
     import torch
