@@ -625,6 +625,13 @@ def test_error_of_a_product(asarray, dtype, k, products, kind):
     assert_within_bound(fetch(got), a, b, exact, numerics)
 
 
+def test_error_bound_by_hand():
+    """Two slices of 64 terms, of 23 and 24 bits: what each leaves out, and the product left out."""
+    left, right, product = 2.0 ** -(23 + 24), 2.0 ** -(24 + 25), 2.0 ** -(24 + 25 - 2)
+    expected = left + right + left * right + product + 3 * 2.0**-52
+    assert Exact(products=3).error_bound("float64", 64) == expected
+
+
 @pytest.mark.parametrize("k", [1000, *thorough(2, 64)])
 def test_terms_that_cancel(asarray, dtype, k):
     """What is exactly zero comes out as zero, and one unit in the last place is seen."""
@@ -887,6 +894,12 @@ def test_large_factors(asarray, dtype):
                 assert abs(z - exact) < ulp(exact, dtype) * 51 / 100
     got = fetch(EXACT.multiply(asarray([0.5, 1.0], dtype), asarray(a[:2])))
     np.testing.assert_array_equal(got, a[:2] * np.asarray([0.5, 1.0], dtype), strict=True)
+
+
+def test_numbers_that_count_as_infinite(asarray):
+    for factor, is_finite in ((2.0**999, True), (2.0**1000, False)):
+        got = fetch(EXACT.multiply(asarray([2.0**-60], "float64"), factor))
+        assert np.isfinite(got).item() == is_finite
 
 
 @pytest.mark.parametrize("name", SUMS)
