@@ -261,6 +261,19 @@ def test_constant_columns_do_no_harm(report, tmp_path):
     assert got["preparation"]["deviation"] == [1.0, 1.0]
 
 
+def test_preparation_does_not_depend_on_an_order():
+    """NumPy's sums do, and its order is its own affair."""
+    from kernels.cli.train import data
+
+    a = np.random.default_rng(0).normal(size=(1000, 3)) + 5.0
+    everything, backwards = np.arange(1000), np.arange(1000)[::-1]
+    _, *expected = data.standardise(a, everything)
+    assert a.mean(axis=0).tolist() != a[backwards].mean(axis=0).tolist()
+    _, *got = data.standardise(a, backwards)
+    assert got == expected
+    np.testing.assert_allclose(expected, [a.mean(axis=0), a.std(axis=0)], rtol=1e-14)
+
+
 def test_columns_far_from_1(report, tmp_path):
     """Their squares are infinite or 0; but for the scale they are as other columns."""
     values = np.random.default_rng(0).normal(size=30)

@@ -180,14 +180,14 @@ def make_problem(
     if table.prepared:
         return _prepared_problem(table, asarray, dtype, hidden, batch_size, seed)
     train, test = split(len(table.x), seed=seed)
-    x, mean, deviation = _standardise(table.x, train)
+    x, mean, deviation = standardise(table.x, train)
     first = asarray(x[train], dtype)
     batch_size = min(32 if batch_size is None else batch_size, len(train))
     if table.classes:
         preparation = Preparation(table.classes, mean, deviation)
         y, y_dtype, n_out = table.y.astype(np.int32), "int32", len(table.classes)
     else:
-        y, *scale = _standardise(table.y, train)
+        y, *scale = standardise(table.y, train)
         preparation = Preparation((), mean, deviation, *scale)
         y_dtype, n_out = dtype, y.shape[1]
     loss, learning_rate = _loss_and_rate(table, (x.shape[1], *hidden), batch_size)
@@ -239,19 +239,28 @@ def _loss_and_rate(table: Table, widths: tuple[int, ...], batch_size: int) -> tu
     return squared_error, 0.5 / widest / batch_size
 
 
-def _standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+def standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+    """Subtract the mean of the training samples and divide by their deviation; return both too."""
     import numpy as np
 
     # Near 1, since squares of what is far from it are 0 or infinite; by powers of two, which round
     # nothing.
     exponent = np.maximum(np.frexp(np.max(np.abs(a[train]), axis=0))[1], -1000)
     a = np.ldexp(a, -exponent)
-    mean, deviation = a[train].mean(axis=0), a[train].std(axis=0)
+    mean = _mean(a[train])
+    deviation = np.sqrt(_mean((a[train] - mean) ** 2))
     # The deviation of a constant column is 0 or a rounding error, and no scale.
     constant = deviation <= 1e-12 * np.abs(mean)
     deviation = np.where(constant, np.maximum(np.ldexp(1.0, -exponent), np.abs(mean)), deviation)
     back = (tuple(np.ldexp(each, exponent).tolist()) for each in (mean, deviation))
     return (a - mean) / deviation, *back
+
+
+def _mean(a: Any) -> Any:
+    """Take the mean of each column, whose sum is rounded once: in any order it is the same."""
+    import numpy as np
+
+    return np.asarray([math.fsum(column.tolist()) for column in a.T]) / len(a)
 
 
 def _classes(path: Path, target: str, y: Any) -> tuple[Any, tuple[str, ...]]:
