@@ -26,6 +26,8 @@ BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").
 PYTEST = ("pytest", "pytest-xdist", "hypothesis")
 # Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
+# JAX compiles every operation for every shape, which tests of one file share.
+FILES_TWO_AT_A_TIME = ("--numprocesses=2", "--dist=loadfile")
 CUDA, LARGE, ENGINES = (
     [name for name, known in BACKENDS.items() if known.get(what)]
     for what in ("cuda", "large", "engine")
@@ -135,7 +137,8 @@ def tests(session: nox.Session, backend: str) -> None:
     record.unlink(missing_ok=True)
     options = ("--backend", backend, "--record", str(record), *IGNORED)
     suite = BACKENDS[backend].get("suite", ())
-    options += () if backend in CUDA else TWO_AT_A_TIME
+    if backend not in CUDA:
+        options += FILES_TWO_AT_A_TIME if backend == "jax:cpu" else TWO_AT_A_TIME
     pytest(session, backend, *options, *suite, *session.posargs, **env)
 
 

@@ -60,6 +60,7 @@ def pytest_configure(config):
     )
     config.addinivalue_line("markers", "not_library(*names): on every backend but these")
     config.addinivalue_line("markers", "thorough: on NumPy, elsewhere only with --thorough")
+    config.addinivalue_line("markers", "every_dtype: in each dtype, also where that takes long")
     for name in config.getoption("backend") or ():
         try:
             backends.get(name)
@@ -119,7 +120,12 @@ def _belongs(item, names, thorough):
     others = [marker.args for marker in item.iter_markers("not_library")]
     if not all(_is_of(name, args) for args in only) or any(_is_of(name, args) for args in others):
         return False
-    return thorough or name == "numpy" or item.get_closest_marker("thorough") is None
+    if thorough or name == "numpy":
+        return True
+    # JAX compiles every operation for every dtype.
+    second = library_of(name) == "jax" and item.callspec.params.get("dtype") == "float64"
+    left_out = second and item.get_closest_marker("every_dtype") is None
+    return not left_out and item.get_closest_marker("thorough") is None
 
 
 def _is_of(name, libraries):

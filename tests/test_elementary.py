@@ -10,6 +10,8 @@ from _params import thorough
 
 from kernels.numerics import elementary
 
+pytestmark = pytest.mark.every_dtype
+
 FUNCTIONS = {"exp": elementary.exp, "log": elementary.log}
 
 # Below the first exp is 0, above the second infinite, as its docstring says.

@@ -61,10 +61,8 @@ def make(sizes, n, biases, loss, seed):
     return Case(layers, x, y, loss)
 
 
-# Two networks, since JAX compiles every operation for every shape, and any: sizes, samples, biases.
-FEW = strategies.sampled_from(
-    [((3, 4, 2), 3, (True, False)), ((2, 1, 3, 3), 1, (False, True, True))]
-)
+# A network, since JAX compiles every operation for every shape, and any: sizes, samples, biases.
+FEW = strategies.just(((3, 4, 2, 3), 3, (True, False, True)))
 ANY = strategies.tuples(
     strategies.lists(strategies.integers(1, 4), min_size=2, max_size=5),
     strategies.integers(1, 4),
@@ -148,7 +146,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("edge", ["four layers", *thorough(*sorted({*EDGES} - {"four layers"}))])
+@pytest.mark.parametrize("edge", thorough(*EDGES))
 def test_central_differences_at_the_edges(asarray, edge, loss):
     sizes, n, biases = EDGES[edge]
     check_differences(make(sizes, n, biases, loss, seed=0), asarray)

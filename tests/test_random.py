@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _assert import fetch
-from _params import brain, half, where
+from _params import brain, half, thorough, where
 from hypothesis import given, strategies
 
 import kernels
@@ -216,7 +216,10 @@ INITS = {
 }
 
 
-@pytest.mark.parametrize("name", INITS)
+WITH_BIAS, WITHOUT = ([name for name in INITS if INITS[name][-1] == bias] for bias in (True, False))
+
+
+@pytest.mark.parametrize("name", [*WITH_BIAS, *thorough(*WITHOUT)])
 def test_initial_weights_are_the_same_everywhere(asarray, name):
     sizes, seed, dtype, bias = INITS[name]
     layers = kernels.init(sizes, like=asarray(np.zeros(0), dtype), seed=seed, bias=bias)
