@@ -122,8 +122,8 @@ def _belongs(item, names, thorough):
         return False
     if thorough or name == "numpy":
         return True
-    # JAX compiles every operation for every dtype.
-    second = library_of(name) == "jax" and item.callspec.params.get("dtype") == "float64"
+    # JAX compiles every operation for every dtype, and Dask takes milliseconds for each.
+    second = library_of(name) in ("jax", "dask") and item.callspec.params.get("dtype") == "float64"
     left_out = second and item.get_closest_marker("every_dtype") is None
     return not left_out and item.get_closest_marker("thorough") is None
 

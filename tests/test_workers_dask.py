@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+from _params import thorough
 
 import kernels
 from backends import workers
@@ -115,7 +116,9 @@ def write(folder, n, width):
     np.save(folder / "y.npy", (x[:, 0] > x[:, 1]).astype(np.int64) + (x[:, 2] > 0.5))
 
 
-@pytest.mark.parametrize("options", [(), ("--batch-size", "300")], ids=["all", "batches"])
+@pytest.mark.parametrize(
+    "options", [("--batch-size", "300"), *thorough(())], ids=["batches", "all"]
+)
 def test_data_that_is_read(backend, tmp_path, options):
     """In parts by three workers, and whole by NumPy: the same weights."""
     write(tmp_path / "data", 1000, 20)
