@@ -3,7 +3,7 @@
 import pytest
 
 # Libraries with dtypes that the standard does not have.
-half = pytest.mark.not_library("array-api-strict")
+half = pytest.mark.not_library("array-api-strict", "marray")
 brain = pytest.mark.library("torch", "jax", "mlx")
 
 
