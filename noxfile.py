@@ -20,6 +20,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import nox
+from packaging.requirements import Requirement
 
 # What is known of each backend; read as data, since nox runs where the package is not installed.
 BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
@@ -140,6 +141,31 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend not in CUDA:
         options += FILES_TWO_AT_A_TIME if backend == "jax:cpu" else TWO_AT_A_TIME
     pytest(session, backend, *options, *suite, *session.posargs, **env)
+
+
+@nox.session
+@nox.parametrize("what", [nox.param(name, id=name) for name in (*BACKENDS, "cli")])
+def oldest(session: nox.Session, what: str) -> None:
+    """Test with the oldest versions that pyproject.toml allows: `nox -s "oldest(numpy)"`."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    listed = [project["dependencies"], *project["optional-dependencies"].values()]
+    allowed = [Requirement(each) for requirements in listed for each in requirements]
+    # The tools of the tests are those of today.
+    lines = {
+        line for line in Path("constraints.txt").read_text().split() if line.startswith(PYTEST)
+    }
+    lines |= {
+        f"{each.name}{each.specifier}".replace(">=", "==")
+        for each in allowed
+        if each.specifier and each.name not in PYTEST
+    }
+    lowest = Path(session.create_tmp()) / "oldest.txt"
+    lowest.write_text("\n".join(sorted(lines)))
+    extras = "cli,bench,array-api-strict,ndonnx" if what == "cli" else BACKENDS[what]["extra"]
+    session.install("-q", "-c", str(lowest), "-e", f".[{extras},save]", *PYTEST, "scikit-learn")
+    suite = ("--backend", "numpy", CLI_TESTS) if what == "cli" else ("--backend", what, *IGNORED)
+    env = {"JAX_ENABLE_X64": "1"}
+    session.run("python", "-m", "pytest", *TWO_AT_A_TIME, *suite, *session.posargs, env=env)
 
 
 @nox.session

@@ -12,6 +12,7 @@ import pytest
 import backends
 import kernels
 from kernels.__main__ import main
+from kernels.reference.problems import split
 
 NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "matplotlib", "safetensors"):
@@ -381,7 +382,7 @@ def test_a_link_is_to_a_file_in_another_folder(report, refuse, tmp_path):
     ("arguments", "message"),
     [
         (["fly"], "No such command 'fly'"),
-        (["train", "--speed", "3"], "No such option: --speed"),
+        (["train", "--speed", "3"], "No such option:? '?--speed"),
         (["train", "stray"], "stray"),
         (["train", "--backend", "abacus"], "expected a backend of numpy, .*, got 'abacus'"),
         (["train", "--backend", "numpy:cuda"], "'numpy' without a device, got 'cuda'"),
@@ -577,9 +578,10 @@ def test_refuses_folder(x, y, message, refuse, tmp_path):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("x", np.nan, r"finite numbers, got nan in row 3, column 1 \(from 0\) of .*x.npy"),
-        ("x", np.inf, r"finite numbers, got inf in row 3, column 1 \(from 0\) of .*x.npy"),
-        ("y", -np.inf, r"finite numbers, got -inf in row 3, column 0 \(from 0\) of .*y.npy"),
+        ("x", np.nan, r"finite as float32, got nan in row 3, column 1 \(from 0\) of .*x.npy"),
+        ("x", np.inf, r"finite as float32, got inf in row 3, column 1 \(from 0\) of .*x.npy"),
+        ("x", 1e200, r"finite as float32, got 1e\+200 in row 3, column 1 \(from 0\) of .*x.npy"),
+        ("y", -np.inf, r"finite as float32, got -inf in row 3, column 0 \(from 0\) of .*y.npy"),
     ],
 )
 def test_refuses_folder_of_what_is_not_finite(place, value, message, refuse, tmp_path, monkeypatch):
@@ -588,6 +590,34 @@ def test_refuses_folder_of_what_is_not_finite(place, value, message, refuse, tmp
     {"x": x, "y": y}[place][3, -1] = value
     write_folder(tmp_path / "data", x, y)
     assert_match(message, refuse("train", "--data", tmp_path / "data"))
+
+
+def test_refuses_folder_with_another_task(refuse, tmp_path):
+    write_folder(tmp_path / "data", np.ones((5, 2)), np.ones(5))
+    got = refuse("train", "--data", tmp_path / "data", "--task", "bogus")
+    assert_match("expected --task to be classification or regression, got 'bogus'", got)
+
+
+def test_refuses_held_out_samples_far_from_all_others(refuse, tmp_path):
+    """In deviations of the training samples they are infinite as float32."""
+    x = np.ones((30, 1)) * np.arange(30.0)[:, None]
+    held_out = split(30, seed=0)[1][0]
+    x[held_out] = 1e60
+    path = tmp_path / "d.npz"
+    np.savez(path, x=x, y=np.arange(30) % 2)
+    got = refuse("train", "--data", path, "--target", "y")
+    assert_match("expected standardised numbers that float32 holds in d.npz, got .*e\\+5", got)
+
+
+def test_the_error_of_large_targets(report, tmp_path):
+    """Their squares are infinite."""
+    values = np.random.default_rng(0).normal(size=30)
+    rmse = []
+    for scale in (1.0, 2.0**700):
+        np.savez(tmp_path / "d.npz", x=values[:, None], y=values * scale)
+        got = report("--data", tmp_path / "d.npz", "--target", "y", "--steps", 2)
+        rmse.append(got["held_out"]["rmse"] / scale)
+    assert rmse[0] == pytest.approx(rmse[1], rel=1e-12)
 
 
 def test_refuses_folder_with_a_class_that_is_none(refuse, tmp_path):

@@ -86,7 +86,7 @@ def read_table(path: Path, target: str, task: str | None) -> Table:
     return Table(path.name, x, *_classes(path, target, y))
 
 
-def read_folder(path: Path, task: str | None) -> Table:
+def read_folder(path: Path, task: str | None, dtype: str) -> Table:
     """Map x.npy and y.npy, prepared data that are read as they are used.
 
     Parameters
@@ -96,6 +96,8 @@ def read_folder(path: Path, task: str | None) -> Table:
         (n,) or real targets of shape (n,) or (n, targets).
     task
         One of `TASKS`; if None, integers are classes.
+    dtype
+        What the numbers are trained in.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def read_folder(path: Path, task: str | None) -> Table:
             f"{y.dtype} of shape {y.shape}"
         )
     for name, a in zip(FOLDER, arrays, strict=True):
-        _check_finite_by_blocks(path / name, a)
+        _check_finite_by_blocks(path / name, a, dtype)
     if task == "regression" or (task is None and y.dtype.kind == "f"):
         return Table(path.name, x, y.reshape(len(y), -1), (), prepared=True)
     if y.dtype.kind == "f" or y.ndim != 1 or y.min() < 0:
@@ -190,6 +192,13 @@ def make_problem(
         y, *scale = standardise(table.y, train)
         preparation = Preparation((), mean, deviation, *scale)
         y_dtype, n_out = dtype, y.shape[1]
+    largest = np.finfo(dtype).max
+    for a in (x, y) if preparation.target_mean else (x,):
+        if np.max(np.abs(a)) > largest:
+            raise ValueError(
+                f"expected standardised numbers that {dtype} holds in {table.name}, got "
+                f"{np.max(np.abs(a)):.4g} deviations from the mean"
+            )
     loss, learning_rate = _loss_and_rate(table, (x.shape[1], *hidden), batch_size)
     return Problem(
         name=table.name,
@@ -445,18 +454,21 @@ def _check_finite(path: Path, key: str, a: Any) -> None:
         )
 
 
-def _check_finite_by_blocks(path: Path, a: Any) -> None:
+def _check_finite_by_blocks(path: Path, a: Any, dtype: str) -> None:
     """Read an array that may be larger than the memory, a block at a time."""
     import numpy as np
 
     rows = max(1, _BLOCK // math.prod(a.shape[1:]))
     for start in range(0, len(a) if a.dtype.kind == "f" else 0, rows):
         block = np.asarray(a[start : start + rows])
-        if not np.isfinite(block).all():
-            row, *column = (int(i) for i in np.argwhere(~np.isfinite(block))[0])
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(block.astype(dtype))
+        if not finite.all():
+            row, *column = (int(i) for i in np.argwhere(~finite)[0])
             where = f"row {start + row}" + "".join(f", column {i}" for i in column)
             raise CliError(
-                f"expected finite numbers, got {block[row, *column]} in {where} (from 0) of {path}"
+                f"expected numbers that are finite as {dtype}, got {block[row, *column]} in "
+                f"{where} (from 0) of {path}"
             )
 
 

@@ -94,6 +94,8 @@ def _read_data(settings: Settings) -> Table | None:
         if choose("--problem", problem or "digits", _PROBLEMS) == "digits":
             require("sklearn", "the problem digits")
         return None
+    if task is not None:
+        choose("--task", task, TASKS)
     data = Path(settings.data)
     if problem is not None:
         raise CliError(f"expected --problem or --data, got both, {problem} and {data}")
@@ -102,9 +104,7 @@ def _read_data(settings: Settings) -> Table | None:
             raise CliError(
                 f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
             )
-        return read_folder(data, task)
+        return read_folder(data, task, settings.dtype)
     if target is None:
         raise CliError(f"--data {data} needs --target COLUMN")
-    if task is not None:
-        choose("--task", task, TASKS)
     return read_table(data, target, task)

@@ -260,12 +260,14 @@ def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
     if target.ndim == 1:
         return samples | {"accuracy": float(np.mean(prediction.argmax(axis=1) == target))}
     scale: Any = problem.preparation.target_deviation if problem.preparation else 1.0
-    error = np.sum((prediction - target).astype(np.float64) ** 2)
+    squares = (prediction - target).astype(np.float64) ** 2
     spread = np.sum((target - target.mean(axis=0)).astype(np.float64) ** 2)
-    rmse = np.sqrt(np.mean(((prediction - target) * np.asarray(scale)) ** 2))
+    # Scaled as roots, since squares of large targets are infinite.
+    roots = np.sqrt(np.mean(squares, axis=0)) * np.asarray(scale)
+    rmse = math.hypot(*roots) / math.sqrt(len(roots))
     # Targets that are all alike leave no variance to explain.
-    r2 = {"r2": float(1.0 - error / spread)} if spread > 0 else {}
-    return samples | r2 | {"rmse": float(rmse)}
+    r2 = {"r2": float(1.0 - np.sum(squares) / spread)} if spread > 0 else {}
+    return samples | r2 | {"rmse": rmse}
 
 
 def check_finite(
