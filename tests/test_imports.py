@@ -15,6 +15,7 @@ LIBRARIES = {each.module for each in backends.known()} | {"cubed", "jaxlib"}
 COMMAND_LINE = ("matplotlib", "rich", "safetensors", "sklearn", "typer")
 KERNELS = Path(kernels.__file__).parent
 BACKENDS = Path(backends.__file__).parent
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def imported_by(statement):
@@ -94,12 +95,14 @@ def test_a_backend_imports_only_its_own_library_and_numpy(path):
 
 def module_of(path):
     """Name the module in a file."""
-    parts = path.relative_to(KERNELS.parent).with_suffix("").parts
+    parts = path.relative_to(BENCHMARKS.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 MODULES = {
-    module_of(path): path for folder in (KERNELS, BACKENDS) for path in sorted(folder.rglob("*.py"))
+    module_of(path): path
+    for folder in (KERNELS, BACKENDS, BENCHMARKS)
+    for path in sorted(folder.rglob("*.py"))
 }
 
 
@@ -130,6 +133,7 @@ ROOMS = (
     ("backends",),
     ("kernels.reference", "kernels.conformance"),
     ("kernels.cli", "kernels.__main__"),
+    ("benchmarks",),
 )
 
 
@@ -144,6 +148,7 @@ def room(name):
 
 def test_imports_have_no_circles():
     """Also not inside functions and for type checkers alone."""
+    assert "kernels.cli.common" in IMPORTS["benchmarks.bench"]
     assert IMPORTS["kernels.training"] >= {"kernels.minibatches", "kernels.network"}
     # Raises CycleError, which names the modules.
     graphlib.TopologicalSorter(IMPORTS).prepare()
