@@ -27,8 +27,11 @@ BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").
 PYTEST = ("pytest", "pytest-xdist", "hypothesis")
 # Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
-# JAX compiles every operation for every shape, which tests of one file share.
-FILES_TWO_AT_A_TIME = ("--numprocesses=2", "--dist=loadfile")
+# JAX compiles every operation for every shape, which its processes share in a folder.
+SHARED_BY_JAX = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 CUDA, LARGE, ENGINES = (
     [name for name, known in BACKENDS.items() if known.get(what)]
     for what in ("cuda", "large", "engine")
@@ -133,13 +136,14 @@ def tests(session: nox.Session, backend: str) -> None:
     command_line = ",cli" if backend in ENGINES else ""
     extras = f"{BACKENDS[backend]['extra']},save{command_line}"
     install(session, "-e", f".[{extras}]", *PYTEST, "scikit-learn")
-    env = {"JAX_ENABLE_X64": "1"}
+    cache = str(Path(session.create_tmp()).resolve())
+    env = {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": cache, **SHARED_BY_JAX}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
     options = ("--backend", backend, "--record", str(record), *IGNORED)
     suite = BACKENDS[backend].get("suite", ())
     if backend not in CUDA:
-        options += FILES_TWO_AT_A_TIME if backend == "jax:cpu" else TWO_AT_A_TIME
+        options += TWO_AT_A_TIME
     pytest(session, backend, *options, *suite, *session.posargs, **env)
 
 

@@ -211,6 +211,7 @@ def test_fits_of_parts_of_one_file(backend, tmp_path):
                     np.testing.assert_array_equal(losses, plain.losses, strict=True)
 
 
+@pytest.mark.thorough
 def test_larger_than_memory(scheduler, tmp_path):
     """600 MB for two workers of 250 MB each."""
     folder = tmp_path / "data"
@@ -223,7 +224,7 @@ def test_larger_than_memory(scheduler, tmp_path):
 
 
 @pytest.mark.parametrize("worker_options", [("--memory-limit", "10 MB", NO_NANNY)])
-@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("labels", [True, *thorough(False)])
 def test_too_little_memory(scheduler, tmp_path, labels):
     """Dask pauses its workers, which use more from the start, and they are not waited for.
 

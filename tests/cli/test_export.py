@@ -99,8 +99,9 @@ def step(session, layers, x, y):
     return layers_of({name.removeprefix("new."): a for name, a in values.items()}), loss
 
 
-@pytest.mark.parametrize("sizes", [(3, 1, 2), (1, 1, 1), (3, 4, 1)])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "bias"), [((3, 1, 2), True), ((1, 1, 1), False), ((3, 4, 1), True)]
+)
 def test_exact_forward_of_one_unit_and_of_small_numbers(dtype, sizes, bias):
     """The bits of NumPy; onnxruntime drops sums with constants that are 0 in float32."""
     small = {"float32": 1e-31, "float64": 1e-140}[dtype]
