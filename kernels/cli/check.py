@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 # Of the longest name of a part.
-_WIDTH = len("exact exp and log")
+_WIDTH = len("exact functions")
 
 
 def check(

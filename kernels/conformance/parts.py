@@ -179,7 +179,16 @@ def _elementary(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
     ]
     a = np.asarray(special, dtype)
     b = make(np.abs(a[:10]) + np.asarray(1, dtype))
-    return [numerics.exp(make(a)), numerics.log(make(a)), numerics.divide(make(a[:10]), b)]
+    functions = (
+        numerics.exp,
+        numerics.log,
+        numerics.expm1,
+        numerics.tanh,
+        numerics.logistic,
+        numerics.softplus,
+        numerics.sqrt,
+    )
+    return [*(function(make(a)) for function in functions), numerics.divide(make(a[:10]), b)]
 
 
 def train_tutorial(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
@@ -214,7 +223,7 @@ PARTS: dict[str, tuple[Callable[..., list[Any]], Numerics]] = {
     "training": (_fit, NATIVE),
     "digest": (_digest, EXACT),
     "exact products": (_products, EXACT),
-    "exact exp and log": (_elementary, EXACT),
+    "exact functions": (_elementary, EXACT),
     "exact losses": (_losses, EXACT),
     "exact training": (_fit, EXACT),
 }

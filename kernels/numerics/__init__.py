@@ -67,6 +67,26 @@ class Numerics(Protocol):
         """Take the natural logarithm of each element."""
         ...
 
+    def expm1(self, a: Array) -> Array:
+        """Take the exponential of each element, less 1."""
+        ...
+
+    def tanh(self, a: Array) -> Array:
+        """Take the hyperbolic tangent of each element."""
+        ...
+
+    def logistic(self, a: Array) -> Array:
+        """Take 1 / (1 + exp(-a)) of each element."""
+        ...
+
+    def softplus(self, a: Array) -> Array:
+        """Take log(1 + exp(a)) of each element."""
+        ...
+
+    def sqrt(self, a: Array) -> Array:
+        """Take the square root of each element."""
+        ...
+
     def flush(self, a: Array) -> Array:
         """Replace numbers that count as zero, if there are any, by +0."""
         ...

@@ -26,7 +26,7 @@ from array_api_compat import array_namespace
 from .._host import placement
 from .._typing import Array
 from . import elementary
-from .elementary import float64_of, power_of_two
+from .elementary import float64_of, leading_half, power_of_two
 
 # The most terms of a sum.
 MAX_K = 2**24
@@ -219,6 +219,26 @@ class Exact:
         """Take the natural logarithm of each element; see `elementary.log` for the error."""
         return elementary.log(a)
 
+    def expm1(self, a: Array) -> Array:
+        """Take the exponential less 1; see `elementary.expm1` for the error."""
+        return self.flush(elementary.expm1(a))
+
+    def tanh(self, a: Array) -> Array:
+        """Take the hyperbolic tangent; see `elementary.tanh` for the error."""
+        return self.flush(elementary.tanh(a))
+
+    def logistic(self, a: Array) -> Array:
+        """Take 1 / (1 + exp(-a)); see `elementary.logistic` for the error."""
+        return self.flush(elementary.logistic(a))
+
+    def softplus(self, a: Array) -> Array:
+        """Take log(1 + exp(a)); see `elementary.softplus` for the error."""
+        return self.flush(elementary.softplus(a))
+
+    def sqrt(self, a: Array) -> Array:
+        """Take the square root, rounded correctly, of numbers that do not count as zero."""
+        return self.flush(elementary.sqrt(self.flush(a)))
+
     def error_bound(self, dtype: str, k: int) -> float:
         """Bound the error of an element of a @ b, relative to what the class says.
 
@@ -383,12 +403,12 @@ def _multiply(a: Array, factor: Array | float) -> Array:
         factor, power = factor * 0.25, 16.0
     x = x * 0.25
     # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
-    factor_high = _leading_half(factor)
+    factor_high = leading_half(factor)
     factor_low = factor - factor_high
     if a.dtype == xp.float32:
         product = x * factor_low + x * factor_high
     else:
-        high = _leading_half(x)
+        high = leading_half(x)
         low = x - high
         product = (high * factor_low + low * factor_high) + low * factor_low
         product = product + high * factor_high
@@ -400,10 +420,3 @@ def _in_range(factor: float) -> float:
     if abs(factor) < _SMALLEST["float64"]:
         return 0.0
     return factor * math.inf if abs(factor) >= _LARGEST_FACTOR else factor
-
-
-def _leading_half(a: Any) -> Any:
-    """Round to 26 bits (Veltkamp), with products by powers of two only and no overflow."""
-    a = a * 2.0**-28
-    c = a * 2.0**27 + a
-    return (c - (c - a)) * 2.0**28

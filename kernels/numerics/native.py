@@ -13,7 +13,7 @@ from .._typing import Array
 
 @dataclass(frozen=True)
 class Native:
-    """Numerics that call the library's own `matmul`, `sum`, `exp` and `log`."""
+    """Numerics that call the library's own `matmul`, `sum`, `exp` and so on."""
 
     def left(self, a: Array) -> Array:
         return a
@@ -49,6 +49,24 @@ class Native:
 
     def log(self, a: Array) -> Array:
         return cast(Array, array_namespace(a).log(a))
+
+    def expm1(self, a: Array) -> Array:
+        return cast(Array, array_namespace(a).expm1(a))
+
+    def tanh(self, a: Array) -> Array:
+        return cast(Array, array_namespace(a).tanh(a))
+
+    def logistic(self, a: Array) -> Array:
+        xp = array_namespace(a)
+        z = xp.exp(-xp.abs(a))
+        return cast(Array, xp.where(a < 0.0, z, xp.ones_like(z)) / (1.0 + z))
+
+    def softplus(self, a: Array) -> Array:
+        xp = array_namespace(a)
+        return cast(Array, xp.maximum(a, xp.zeros_like(a)) + xp.log1p(xp.exp(-xp.abs(a))))
+
+    def sqrt(self, a: Array) -> Array:
+        return cast(Array, array_namespace(a).sqrt(a))
 
     def flush(self, a: Array) -> Array:
         return a
