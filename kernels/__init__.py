@@ -1,6 +1,6 @@
 """One neural-network training kernel for every array library of the Array API standard."""
 
-from . import random
+from . import activations, random
 from ._typing import Array, Compiler
 from .digest import digest
 from .layer import Layer, init
@@ -20,6 +20,7 @@ __all__ = [
     "Layer",
     "Loss",
     "Numerics",
+    "activations",
     "backward",
     "backward_to_input",
     "digest",

@@ -1,4 +1,4 @@
-"""The network: linear layers with ReLU between them, its gradients, and its update.
+"""The network: linear layers with an activation between them, its gradients, and its update.
 
 Every function is pure: it never changes an array it was given. The array library is taken from
 the arrays, and everything that multiplies or sums goes through `numerics`.
@@ -14,6 +14,7 @@ from array_api_compat import array_namespace
 from ._checks import to_learning_rate
 from ._network_checks import check_activations, check_gradients, check_input, check_layers
 from ._typing import Array
+from .activations import Activation, check_activation, relu
 from .layer import Layer
 from .losses import Loss, checked, squared_error
 from .numerics import NATIVE, Numerics
@@ -21,10 +22,17 @@ from .numerics import NATIVE, Numerics
 __all__ = ["backward", "backward_to_input", "forward", "step", "unchecked_step", "update"]
 
 
-def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -> tuple[Array, ...]:
+def forward(
+    layers: Sequence[Layer],
+    x: Array,
+    *,
+    activation: Activation = relu,
+    numerics: Numerics = NATIVE,
+) -> tuple[Array, ...]:
     """Compute the activations of every layer.
 
-    a[0] = x; a[i + 1] = relu(a[i] @ weight[i] + bias[i]), and no relu after the last layer.
+    a[0] = x; a[i + 1] = f(a[i] @ weight[i] + bias[i]) with f the activation, which the last layer
+    has none of.
 
     Parameters
     ----------
@@ -32,6 +40,8 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
         The network: weights of shapes (n_0, n_1), (n_1, n_2), ...
     x
         Shape (n, n_0), of the layers' dtype and device.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are.
 
@@ -44,7 +54,7 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
     ValueError
         If shapes do not chain, devices differ, or there is no layer.
     TypeError
-        If libraries or dtypes differ, or the dtype is not real floating.
+        If libraries or dtypes differ, the dtype is not real floating, or the activation is none.
 
     Examples
     --------
@@ -56,7 +66,8 @@ def forward(layers: Sequence[Layer], x: Array, *, numerics: Numerics = NATIVE) -
     """
     check_layers(layers)
     check_input(layers, x)
-    return _forward(layers, x, x, numerics, array_namespace(x))
+    check_activation(activation)
+    return _forward(layers, x, x, activation, numerics, array_namespace(x))
 
 
 def backward(
@@ -64,15 +75,17 @@ def backward(
     activations: Sequence[Array],
     gradient: Array,
     *,
+    activation: Activation = relu,
     numerics: Numerics = NATIVE,
 ) -> tuple[Layer, ...]:
     """Compute the gradient of the loss with respect to every parameter.
 
     With g the gradient with respect to a layer's pre-activation and a its input, the gradients
     are a.T @ g for the weight, the sum of g over the batch for the bias, and
-    (a > 0) * (g @ weight.T) for the pre-activation of the layer before. Where a pre-activation is
-    exactly 0 the derivative of relu is 0, as in torch.relu and jax.nn.relu (the tutorial's `h < 0`
-    mask and `clamp` take 1 there); there an infinite gradient becomes NaN.
+    f'(a) * (g @ weight.T) for the pre-activation of the layer before, where the derivative f' is
+    taken from the activation's output, (a > 0) of relu. Where a pre-activation is exactly 0 the
+    derivative of relu is 0, as in torch.relu and jax.nn.relu (the tutorial's `h < 0` mask and
+    `clamp` take 1 there); there an infinite gradient becomes NaN.
 
     Parameters
     ----------
@@ -82,6 +95,8 @@ def backward(
         What `forward` returned.
     gradient
         d loss / d prediction, shape (n, n_out). The result is linear in it.
+    activation
+        That of `forward`.
     numerics
         What products and sums are.
 
@@ -108,7 +123,8 @@ def backward(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    return _differentiate(layers, activations, gradient, numerics)[0]
+    check_activation(activation)
+    return _differentiate(layers, activations, gradient, activation, numerics)[0]
 
 
 def backward_to_input(
@@ -116,6 +132,7 @@ def backward_to_input(
     activations: Sequence[Array],
     gradient: Array,
     *,
+    activation: Activation = relu,
     numerics: Numerics = NATIVE,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute the gradient of the loss with respect to every parameter and to the input x.
@@ -125,7 +142,7 @@ def backward_to_input(
 
     Parameters
     ----------
-    layers, activations, gradient, numerics
+    layers, activations, gradient, activation, numerics
         As for `backward`.
 
     Returns
@@ -148,7 +165,8 @@ def backward_to_input(
     """
     check_layers(layers)
     check_activations(layers, activations, gradient)
-    gradients, first = _differentiate(layers, activations, gradient, numerics)
+    check_activation(activation)
+    gradients, first = _differentiate(layers, activations, gradient, activation, numerics)
     return gradients, numerics.matmul(first, layers[0].weight.T)
 
 
@@ -211,6 +229,7 @@ def step(
     *,
     learning_rate: float,
     loss: Loss = squared_error,
+    activation: Activation = relu,
     numerics: Numerics = NATIVE,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Train on one batch: forward, loss, backward, update.
@@ -229,6 +248,8 @@ def step(
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         `(prediction, target, *, numerics) -> (value, gradient)`.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are.
 
@@ -253,8 +274,10 @@ def step(
     """
     check_layers(layers)
     check_input(layers, x)
+    check_activation(activation)
     learning_rate = to_learning_rate(learning_rate)
-    return unchecked_step(layers, x, y, learning_rate, None, loss=checked(loss), numerics=numerics)
+    settings: dict[str, Any] = {"activation": activation, "numerics": numerics}
+    return unchecked_step(layers, x, y, learning_rate, None, loss=checked(loss), **settings)
 
 
 def unchecked_step(
@@ -266,6 +289,7 @@ def unchecked_step(
     *,
     loss: Loss,
     numerics: Numerics,
+    activation: Activation = relu,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Take one step as `step` does, without its checks.
 
@@ -273,15 +297,20 @@ def unchecked_step(
     """
     xp = array_namespace(x)
     forth, back = operands or (x, x.T)
-    activations = _forward(layers, x, forth, numerics, xp)
+    activations = _forward(layers, x, forth, activation, numerics, xp)
     value, gradient = loss(activations[-1], y, numerics=numerics)
     gradient = numerics.multiply(gradient, -learning_rate)
-    changes, _ = _backward(layers, activations, back, gradient, numerics, xp)
+    changes, _ = _backward(layers, activations, back, gradient, activation, numerics)
     return _add(layers, changes, numerics), value
 
 
 def _forward(
-    layers: Sequence[Layer], x: Array, operand: Any, numerics: Numerics, xp: Any
+    layers: Sequence[Layer],
+    x: Array,
+    operand: Any,
+    activation: Activation,
+    numerics: Numerics,
+    xp: Any,
 ) -> tuple[Array, ...]:
     """Compute the activations; `operand` is x, prepared or not."""
     activations = [x]
@@ -291,28 +320,22 @@ def _forward(
             # Told by its shape, since JAX can be told to refuse what it must guess.
             a = numerics.add(a, xp.reshape(bias, (1, -1)))
         if i < len(layers) - 1:
-            a = _relu(a, xp)
+            a = activation.value(a, numerics)
         activations.append(a)
     return tuple(activations)
 
 
-def _relu(a: Array, xp: Any) -> Array:
-    """Replace negative elements by 0, without a choice for each, which NumPy and torch make slowly.
-
-    Of two zeros `maximum` returns either, of which `abs` makes +0; autograd passes a half of the
-    derivative to each of two equal arguments, which the second `maximum` makes 0.
-    """
-    a = xp.maximum(a, xp.zeros_like(a))
-    return cast(Array, xp.abs(xp.maximum(a, -a)))
-
-
 def _differentiate(
-    layers: Sequence[Layer], activations: Sequence[Array], gradient: Array, numerics: Numerics
+    layers: Sequence[Layer],
+    activations: Sequence[Array],
+    gradient: Array,
+    activation: Activation,
+    numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute as `_backward` with activations that may hold what `forward` returns nowhere."""
     x, *others = activations
     activations = (x, *(numerics.flush(a) for a in others))
-    return _backward(layers, activations, x.T, gradient, numerics, array_namespace(gradient))
+    return _backward(layers, activations, x.T, gradient, activation, numerics)
 
 
 def _backward(
@@ -320,8 +343,8 @@ def _backward(
     activations: Sequence[Array],
     operand: Any,
     gradient: Array,
+    activation: Activation,
     numerics: Numerics,
-    xp: Any,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute the gradients of the parameters, and that of the first pre-activation.
 
@@ -335,9 +358,7 @@ def _backward(
         gradients.append(Layer(change, bias_change))
         if i > 0:
             gradient = numerics.matmul(gradient, weight.T)
-            # A product, since choosing element by element is slow in NumPy; not with (a > 0), which
-            # XLA takes for such a choice, so that an infinite gradient would be hidden.
-            gradient *= 1.0 - xp.astype(activations[i] <= 0.0, gradient.dtype)
+            gradient = activation.back(activations[i], gradient, numerics)
     return tuple(reversed(gradients)), gradient
 
 

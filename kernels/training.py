@@ -13,6 +13,7 @@ from ._compiled import compiled, try_compiler
 from ._host import placement
 from ._network_checks import check_input, check_layers
 from ._typing import Array, Compiler, Repeater
+from .activations import Activation, check_activation, relu
 from .layer import Layer
 from .losses import Loss, checked, softmax_cross_entropy, squared_error, unchecked
 from .minibatches import batches_of, take
@@ -52,6 +53,7 @@ def fit(
     seed: int = 0,
     start: int = 0,
     loss: Loss = squared_error,
+    activation: Activation = relu,
     numerics: Numerics = NATIVE,
     compile: Compiler | None = None,
     check_compiler: bool = True,
@@ -83,11 +85,13 @@ def fit(
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         `(prediction, target, *, numerics) -> (value, gradient)`.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are.
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
-        step is kept for the next call with the same compiler, loss and numerics.
+        step is kept for the next call with the same compiler, loss, activation and numerics.
         If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
         steps as one call of what `repeat` makes of a function
@@ -125,6 +129,7 @@ def fit(
     check_layers(layers)
     check_input(layers, x)
     check_samples("y", y, "x", x)
+    check_activation(activation)
     learning_rate = to_learning_rate(learning_rate)
     xp = array_namespace(x)
     batches = batches_of(
@@ -143,7 +148,8 @@ def fit(
         rate = numerics.factor(learning_rate, like=layers[0].weight)
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
-    settings: dict[str, Any] = {"loss": checked(loss), "numerics": numerics}
+    fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
+    settings: dict[str, Any] = {"loss": checked(loss), **fixed}
     trained, losses = tuple(layers), []
 
     if progress is None and isinstance(compile, Repeater):
@@ -171,7 +177,7 @@ def fit(
                 break
         if compile is None and len(losses) == 1:
             # Other batches are like the first, and need no checks.
-            take_step = partial(unchecked_step, loss=unchecked(loss), numerics=numerics)
+            take_step = partial(unchecked_step, loss=unchecked(loss), **fixed)
     return Fit(trained, xp.stack(losses))
 
 

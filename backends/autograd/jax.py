@@ -10,13 +10,20 @@ import jax
 
 import kernels
 from kernels import NATIVE, Layer
+from kernels.activations import Activation, relu
 from kernels.losses import Loss, checked
 from kernels.numerics import Numerics
 
 __all__ = ["loss_of", "predict"]
 
 
-def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> Any:
+def predict(
+    layers: Sequence[Layer],
+    x: Any,
+    *,
+    activation: Activation = relu,
+    numerics: Numerics = NATIVE,
+) -> Any:
     """Compute the network's prediction, differentiable with respect to its parameters and x.
 
     Forwards this is `kernels.forward(layers, x)[-1]`, backwards `kernels.backward_to_input`. It
@@ -28,6 +35,8 @@ def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> 
         The network, of JAX arrays.
     x
         Shape (n, n_in), of the layers' dtype and device.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are, in both directions.
 
@@ -53,7 +62,7 @@ def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> 
     >>> gradient.weight.tolist()
     [[1.0], [2.0]]
     """
-    return _predict(numerics, tuple(layers), x)
+    return _predict(activation, numerics, tuple(layers), x)
 
 
 def loss_of(
@@ -96,20 +105,23 @@ def loss_of(
     return _loss_of(checked(loss), numerics, prediction, target)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _predict(numerics: Numerics, layers: tuple[Layer, ...], x: Any) -> Any:
-    return kernels.forward(layers, x, numerics=numerics)[-1]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _predict(activation: Activation, numerics: Numerics, layers: tuple[Layer, ...], x: Any) -> Any:
+    return kernels.forward(layers, x, activation=activation, numerics=numerics)[-1]
 
 
 def _predict_forward(
-    numerics: Numerics, layers: tuple[Layer, ...], x: Any
+    activation: Activation, numerics: Numerics, layers: tuple[Layer, ...], x: Any
 ) -> tuple[Any, tuple[Any, Any]]:
-    activations = kernels.forward(layers, x, numerics=numerics)
+    activations = kernels.forward(layers, x, activation=activation, numerics=numerics)
     return activations[-1], (layers, activations)
 
 
-def _predict_backward(numerics: Numerics, saved: tuple[Any, Any], gradient: Any) -> Any:
-    return kernels.backward_to_input(*saved, gradient, numerics=numerics)
+def _predict_backward(
+    activation: Activation, numerics: Numerics, saved: tuple[Any, Any], gradient: Any
+) -> Any:
+    settings: dict[str, Any] = {"activation": activation, "numerics": numerics}
+    return kernels.backward_to_input(*saved, gradient, **settings)
 
 
 _predict.defvjp(_predict_forward, _predict_backward)

@@ -9,13 +9,20 @@ import torch
 
 import kernels
 from kernels import NATIVE, Layer
+from kernels.activations import Activation, relu
 from kernels.losses import Loss, checked
 from kernels.numerics import Numerics
 
 __all__ = ["Network", "loss_of", "predict"]
 
 
-def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> Any:
+def predict(
+    layers: Sequence[Layer],
+    x: Any,
+    *,
+    activation: Activation = relu,
+    numerics: Numerics = NATIVE,
+) -> Any:
     """Compute the network's prediction, differentiable with respect to its parameters and x.
 
     Forwards this is `kernels.forward(layers, x)[-1]`, backwards `kernels.backward`, and
@@ -27,6 +34,8 @@ def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> 
         The network, of torch tensors; parameters that need a gradient get one.
     x
         Shape (n, n_in), of the layers' dtype and device.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are, in both directions.
 
@@ -52,7 +61,7 @@ def predict(layers: Sequence[Layer], x: Any, *, numerics: Numerics = NATIVE) -> 
             [2.]])
     """
     parameters = [a for layer in layers for a in layer]
-    return _Predict.apply(numerics, x, *parameters)
+    return _Predict.apply(activation, numerics, x, *parameters)
 
 
 def loss_of(
@@ -107,6 +116,8 @@ class Network(torch.nn.Module):  # type: ignore[misc]
     ----------
     layers
         The network to start from, of torch tensors, which are copied.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are, in both directions.
 
@@ -125,15 +136,22 @@ class Network(torch.nn.Module):  # type: ignore[misc]
     ['layers.0.weight', 'layers.0.bias', 'layers.1.weight', 'layers.1.bias']
     """
 
-    def __init__(self, layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        activation: Activation = relu,
+        numerics: Numerics = NATIVE,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.numerics = numerics
         self.layers = torch.nn.ModuleList(_Parameters(layer) for layer in layers)
 
     def forward(self, x: Any) -> Any:
         """Compute the prediction, as `predict`."""
         layers = [Layer(layer.weight, layer.bias) for layer in self.layers]
-        return predict(layers, x, numerics=self.numerics)
+        return predict(layers, x, activation=self.activation, numerics=self.numerics)
 
     def to_layers(self) -> tuple[Layer, ...]:
         """Return the parameters as a network of the kernel, which shares their memory."""
@@ -156,9 +174,11 @@ class _Parameters(torch.nn.Module):  # type: ignore[misc]
 
 class _Predict(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, numerics: Numerics, x: Any, *parameters: Any) -> Any:
-        activations = kernels.forward(_pairs(parameters), x, numerics=numerics)
-        ctx.numerics = numerics
+    def forward(
+        ctx: Any, activation: Activation, numerics: Numerics, x: Any, *parameters: Any
+    ) -> Any:
+        ctx.settings = {"activation": activation, "numerics": numerics}
+        activations = kernels.forward(_pairs(parameters), x, **ctx.settings)
         ctx.save_for_backward(*activations, *parameters)
         # Dynamo of torch 2.11 gives wrong gradients if what is returned was changed in place:
         # https://github.com/pytorch/pytorch/issues/180642
@@ -172,13 +192,13 @@ class _Predict(torch.autograd.Function):  # type: ignore[misc]
         count = len(saved) // 3 + 1
         activations, layers = saved[:count], _pairs(saved[count:])
         x_gradient: Any = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             gradients, x_gradient = kernels.backward_to_input(
-                layers, activations, gradient, numerics=ctx.numerics
+                layers, activations, gradient, **ctx.settings
             )
         else:
-            gradients = kernels.backward(layers, activations, gradient, numerics=ctx.numerics)
-        return None, x_gradient, *(a for layer in gradients for a in layer)
+            gradients = kernels.backward(layers, activations, gradient, **ctx.settings)
+        return None, None, x_gradient, *(a for layer in gradients for a in layer)
 
 
 class _LossOf(torch.autograd.Function):  # type: ignore[misc]
