@@ -1,18 +1,23 @@
 """One neural-network training kernel for every array library of the Array API standard."""
 
-from . import activations, random
+from . import activations, random, schedules
 from ._typing import Array, Compiler
 from .digest import digest
 from .layer import Layer, init
 from .losses import Loss, softmax_cross_entropy, squared_error
 from .network import backward, backward_to_input, forward, step, update
 from .numerics import EXACT, NATIVE, Exact, Numerics
+from .optimizers import SGD, Adam, AdamState, SGDState
+from .schedules import Schedule
 from .storage import load, save
 from .training import Fit, fit
 
 __all__ = [
     "EXACT",
     "NATIVE",
+    "SGD",
+    "Adam",
+    "AdamState",
     "Array",
     "Compiler",
     "Exact",
@@ -20,6 +25,8 @@ __all__ = [
     "Layer",
     "Loss",
     "Numerics",
+    "SGDState",
+    "Schedule",
     "activations",
     "backward",
     "backward_to_input",
@@ -30,6 +37,7 @@ __all__ = [
     "load",
     "random",
     "save",
+    "schedules",
     "softmax_cross_entropy",
     "squared_error",
     "step",

@@ -140,6 +140,25 @@ def to_learning_rate(number: Any) -> float:
     return rate
 
 
+def to_real(
+    name: str,
+    number: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """Convert a real number to Python's; raise unless it is finite and between the limits."""
+    if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
+        raise TypeError(f"expected {name} to be a real number, got {number!r}")
+    value = float(number)
+    if not (math.isfinite(value) and least <= value and above < value < below):
+        limits = {"of at least": least, "above": above, "below": below}
+        said = " and ".join(f"{k} {v:g}" for k, v in limits.items() if math.isfinite(v))
+        raise ValueError(f"expected a finite {name} {said}, got {number}")
+    return value
+
+
 def to_integer(name: str, number: Any) -> int:
     """Convert any integer, such as NumPy's, to Python's, which cannot overflow."""
     try:

@@ -70,20 +70,22 @@ def check_activations(
     check_shape("gradient", gradient, tuple(activations[-1].shape))
 
 
-def check_gradients(layers: Sequence[Layer], gradients: Sequence[Layer]) -> None:
-    """Raise unless the gradients have the shapes of the layers."""
+def check_gradients(
+    layers: Sequence[Layer], gradients: Sequence[Layer], *, name: str = "gradients"
+) -> None:
+    """Raise unless the gradients, or what has another name, have the shapes of the layers."""
     if len(gradients) != len(layers):
-        raise ValueError(f"expected gradients of {len(layers)} layers, got {len(gradients)}")
+        raise ValueError(f"expected {name} of {len(layers)} layers, got {len(gradients)}")
     reference = layers[0].weight
     for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
-        check_alike(f"gradients[{i}].weight", gradient.weight, "layers[0].weight", reference)
-        check_shape(f"gradients[{i}].weight", gradient.weight, tuple(layer.weight.shape))
+        check_alike(f"{name}[{i}].weight", gradient.weight, "layers[0].weight", reference)
+        check_shape(f"{name}[{i}].weight", gradient.weight, tuple(layer.weight.shape))
         if (layer.bias is None) != (gradient.bias is None):
             expected, got = ("a", "no") if gradient.bias is None else ("no", "a")
             raise ValueError(
-                f"expected gradients[{i}] with {expected} bias, as layers[{i}], got one with "
+                f"expected {name}[{i}] with {expected} bias, as layers[{i}], got one with "
                 f"{got} bias"
             )
         if layer.bias is not None and gradient.bias is not None:
-            check_alike(f"gradients[{i}].bias", gradient.bias, "layers[0].weight", reference)
-            check_shape(f"gradients[{i}].bias", gradient.bias, tuple(layer.bias.shape))
+            check_alike(f"{name}[{i}].bias", gradient.bias, "layers[0].weight", reference)
+            check_shape(f"{name}[{i}].bias", gradient.bias, tuple(layer.bias.shape))

@@ -19,7 +19,15 @@ from .layer import Layer
 from .losses import Loss, checked, squared_error
 from .numerics import NATIVE, Numerics
 
-__all__ = ["backward", "backward_to_input", "forward", "step", "unchecked_step", "update"]
+__all__ = [
+    "backward",
+    "backward_to_input",
+    "differentiated",
+    "forward",
+    "step",
+    "unchecked_step",
+    "update",
+]
 
 
 def forward(
@@ -295,13 +303,30 @@ def unchecked_step(
 
     The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared.
     """
+    settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
+    value, changes = differentiated(layers, x, y, operands, -learning_rate, **settings)
+    return _add(layers, changes, numerics), value
+
+
+def differentiated(
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    operands: tuple[Any, Any] | None,
+    factor: Array | float | None,
+    *,
+    loss: Loss,
+    activation: Activation,
+    numerics: Numerics,
+) -> tuple[Array, tuple[Layer, ...]]:
+    """Compute the loss, and its gradients times a factor; the rest is as for `unchecked_step`."""
     xp = array_namespace(x)
     forth, back = operands or (x, x.T)
     activations = _forward(layers, x, forth, activation, numerics, xp)
     value, gradient = loss(activations[-1], y, numerics=numerics)
-    gradient = numerics.multiply(gradient, -learning_rate)
-    changes, _ = _backward(layers, activations, back, gradient, activation, numerics)
-    return _add(layers, changes, numerics), value
+    if factor is not None:
+        gradient = numerics.multiply(gradient, factor)
+    return value, _backward(layers, activations, back, gradient, activation, numerics)[0]
 
 
 def _forward(

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from ._checks import check_hashable, check_labels, check_samples, to_learning_rate, to_signed
+from ._checks import check_hashable, check_labels, check_samples, to_integer, to_real, to_signed
 from ._compiled import compiled, try_compiler
 from ._host import placement
 from ._network_checks import check_input, check_layers
+from ._optimized import Scalars, optimized_step, row
 from ._typing import Array, Compiler, Repeater
 from .activations import Activation, check_activation, relu
 from .layer import Layer
@@ -19,6 +20,8 @@ from .losses import Loss, checked, softmax_cross_entropy, squared_error, uncheck
 from .minibatches import batches_of, take
 from .network import unchecked_step
 from .numerics import NATIVE, Exact, Numerics
+from .optimizers import SGD, Adam, AdamState, SGDState, check_optimizer, check_state, rule_of
+from .schedules import Schedule
 
 __all__ = ["Fit", "fit"]
 
@@ -35,10 +38,13 @@ class Fit(NamedTuple):
         The trained network.
     losses
         The loss before each step, shape (steps,), on the device.
+    state
+        The optimizer's, with which another `fit` goes on as though there had been one.
     """
 
     layers: tuple[Layer, ...]
     losses: Array
+    state: SGDState | AdamState
 
 
 def fit(
@@ -46,24 +52,28 @@ def fit(
     x: Array,
     y: Array,
     *,
-    learning_rate: float,
+    optimizer: SGD | Adam | None = None,
+    learning_rate: float | Schedule | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     start: int = 0,
+    state: SGDState | AdamState | None = None,
     loss: Loss = squared_error,
     activation: Activation = relu,
+    l2: float = 0.0,
     numerics: Numerics = NATIVE,
     compile: Compiler | None = None,
     check_compiler: bool = True,
     progress: Callable[[int, Array], object] | None = None,
 ) -> Fit:
-    """Train by (stochastic) gradient descent.
+    """Train by (stochastic) gradient descent, or another optimizer.
 
-    Each step is `step` on one batch. Without `batch_size` every batch is all of x and y; with it
-    every epoch takes the samples in a new order, which depends on `seed` and the epoch alone and
-    is the same on every library, in batches of `batch_size`, the last of which may be smaller.
+    Each step is `step` on one batch, or what an optimizer makes of its gradients. Without
+    `batch_size` every batch is all of x and y; with it every epoch takes the samples in a new
+    order, which depends on `seed` and the epoch alone and is the same on every library, in batches
+    of `batch_size`, the last of which may be smaller.
 
     Parameters
     ----------
@@ -71,8 +81,9 @@ def fit(
         The network to start from; it is left as it was.
     x, y
         All inputs, shape (n, n_in), and the targets that `loss` takes, n of them.
-    learning_rate
-        A finite real number, of Python or a NumPy scalar.
+    optimizer, learning_rate
+        `kernels.SGD(...)`, `kernels.Adam(...)`, or a learning rate alone: that of `kernels.SGD`, a
+        finite real number, of Python or a NumPy scalar, or one of `kernels.schedules`.
     steps, epochs
         How many batches, or how many times all samples; exactly one of the two.
     batch_size
@@ -82,16 +93,22 @@ def fit(
     start
         How many steps were taken before: a second `fit` that starts where a first ended takes the
         batches that one longer `fit` would have taken.
+    state
+        Of the optimizer, from the result of that first `fit`: then both end on the bits of the
+        longer one. It counts the steps for schedules and corrections of bias.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         `(prediction, target, *, numerics) -> (value, gradient)`.
     activation
         One of `kernels.activations`.
+    l2
+        l2 / 2 times the sum of the squared weights, not biases, is added to the loss.
     numerics
         What products and sums are.
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
-        step is kept for the next call with the same compiler, loss, activation and numerics.
+        step is kept for the next call with the same compiler, loss, activation, numerics, l2 and
+        optimizer but for its learning rate.
         If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
         steps as one call of what `repeat` makes of a function
@@ -110,9 +127,11 @@ def fit(
     ------
     ValueError
         If shapes or devices do not fit, labels are out of range, not exactly one of steps and
-        epochs is given, or a number is out of range.
+        epochs or of optimizer and learning_rate is given, a number is out of range, or `start` goes
+        on with an optimizer that has a state, which is not given.
     TypeError
-        If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed.
+        If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed; if the
+        state is another optimizer's.
     RuntimeError
         If the compiler changes bits of exact numerics.
 
@@ -122,7 +141,7 @@ def fit(
     >>> import kernels
     >>> x = np.asarray([[1.0], [2.0]])
     >>> layers = kernels.init((1, 1), like=x, bias=False)
-    >>> layers, losses = kernels.fit(layers, x, 3.0 * x, learning_rate=0.1, steps=50)
+    >>> layers, losses, _ = kernels.fit(layers, x, 3.0 * x, learning_rate=0.1, steps=50)
     >>> round(float(layers[0].weight[0, 0]), 6)
     3.0
     """
@@ -130,45 +149,65 @@ def fit(
     check_input(layers, x)
     check_samples("y", y, "x", x)
     check_activation(activation)
-    learning_rate = to_learning_rate(learning_rate)
+    optimizer, l2 = check_optimizer(optimizer, learning_rate), to_real("l2", l2, least=0.0)
     xp = array_namespace(x)
     batches = batches_of(
         x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size, seed=seed, start=start
     )
+    before, slots = _begin(optimizer, layers, state, batches.start)
     if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
         check_labels(y, layers[-1].weight.shape[1])
         # torch takes no samples of most unsigned integers.
         y = to_signed(y) if "uint" in str(y.dtype) else y
-    rate: Array | float = learning_rate
     if compile is not None:
         for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):
             try_compiler(compile, xp, placement(x).get("device"))
-        rate = numerics.factor(learning_rate, like=layers[0].weight)
     # The one input that never changes: all samples as one batch.
     operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
     fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
+    # Of gradient descent alone, which multiplies the small gradient of the loss by the rate.
+    plain = optimizer.is_plain and l2 == 0.0
+    if not plain:
+        fixed |= {"optimizer": rule_of(optimizer), "l2": l2}
+    function: Callable[..., Any] = unchecked_step if plain else optimized_step
     settings: dict[str, Any] = {"loss": checked(loss), **fixed}
-    trained, losses = tuple(layers), []
+    scalars = Scalars(optimizer, before, layers[0].weight, numerics, plain)
+    trained: Any = tuple(layers) if plain else (tuple(layers), slots)
+    losses: list[Array] = []
+    taken = 0
 
+    def result(values: Array) -> Fit:
+        new, arrays = (trained, slots) if plain else trained
+        kind = SGDState if isinstance(optimizer, SGD) else AdamState
+        return Fit(new, values, kind(before + values.shape[0], *arrays))
+
+    numbers = scalars.of(0, compiled=compile is not None)
     if progress is None and isinstance(compile, Repeater):
         for run in batches.runs(x, compile):
-            take_steps = compiled(compile.repeat, _step_in_run, size=run.size, **settings)
-            state = trained, run.first
-            (trained, _), values = take_steps(run.steps, state, x, y, run.order, rate, operands)
-            losses.append(values)
-        return Fit(trained, xp.concat(losses))
+            more = {"step": function, "size": run.size, "table": scalars.change}
+            take_steps = compiled(compile.repeat, _step_in_run, **more, **settings)
+            for done, now in scalars.parts(run.steps):
+                begun: tuple[Any, ...] = trained, run.first + done * run.size
+                if scalars.change:
+                    begun, numbers = (*begun, 0), scalars.table(taken + done, now)
+                (trained, *_), values = take_steps(now, begun, x, y, run.order, numbers, operands)
+                losses.append(values)
+            taken += run.steps
+        return result(xp.concat(losses))
 
-    take_step: Callable[..., Any] = partial(unchecked_step, **settings)
+    take_step: Callable[..., Any] = partial(function, **settings)
     take_rare, size = take_step, batches.size or batches.n
     if compile is not None:
-        take_step = compiled(compile, unchecked_step, **settings)
+        take_step = compiled(compile, function, **settings)
     # Counted from the first of all steps, so that a run in parts computes what one in one does.
     rare = _RARE * -(-batches.n // size) if getattr(compile, "costly", False) else 0
     for step, (x_batch, y_batch) in enumerate(batches.of(x, y, compile), batches.start):
+        if scalars.change:
+            numbers = scalars.of(len(losses), compiled=compile is not None)
         take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
-        trained, value = take_now(trained, x_batch, y_batch, rate, operands)
+        trained, value = take_now(trained, x_batch, y_batch, numbers, operands)
         losses.append(value)
         if progress is not None:
             try:
@@ -177,24 +216,50 @@ def fit(
                 break
         if compile is None and len(losses) == 1:
             # Other batches are like the first, and need no checks.
-            take_step = partial(unchecked_step, loss=unchecked(loss), **fixed)
-    return Fit(trained, xp.stack(losses))
+            take_step = partial(function, loss=unchecked(loss), **fixed)
+    return result(xp.stack(losses))
+
+
+def _begin(
+    optimizer: SGD | Adam, layers: Sequence[Layer], state: Any, start: int
+) -> tuple[int, tuple[Any, ...]]:
+    """Tell how many steps an optimizer has taken, and give the arrays of its state."""
+    if state is not None:
+        check_state(optimizer, layers, state)
+        steps = to_integer("state.steps", state.steps)
+        if steps < 0:
+            raise ValueError(f"expected state.steps of 0 or more, got {steps}")
+        return steps, tuple(state[1:])
+    slots = tuple(optimizer.init(layers)[1:])
+    if start > 0 and any(slots):
+        raise ValueError(
+            f"expected the state of {type(optimizer).__name__} after {start} steps, as "
+            f"start={start} goes on from there, got state=None"
+        )
+    return start, slots
 
 
 def _step_in_run(
-    state: tuple[Sequence[Layer], Any],
+    state: tuple[Any, ...],
     x: Array,
     y: Array,
     order: Array | None,
-    rate: Array,
+    numbers: Any,
     operands: Any,
     *,
+    step: Callable[..., Any],
     size: int,
+    table: bool,
     **settings: Any,
-) -> tuple[tuple[tuple[Layer, ...], Any], Array]:
-    """Take one step on the next `size` samples of an order, and move on behind them."""
-    layers, first = state
+) -> tuple[tuple[Any, ...], Array]:
+    """Take one step on the next `size` samples of an order, and move on behind them.
+
+    Numbers that differ from step to step are in a table, in which the state has a place as well.
+    """
+    trained, first, *place = state
     if order is not None:
         x, y = take(x, y, order, first, size=size)
-    layers, value = unchecked_step(layers, x, y, rate, operands, **settings)
-    return (layers, first + size), value
+    if table:
+        numbers, place = row(numbers, place[0]), [place[0] + 1]
+    trained, value = step(trained, x, y, numbers, operands, **settings)
+    return (trained, first + size, *place), value

@@ -266,7 +266,7 @@ def train(x, y, loss):
     layers = kernels.update(layers, gradients, 0.001)
     layers, value = kernels.step(layers, x, y, learning_rate=0.001, loss=loss)
     seen = [float(value)]
-    layers, losses = kernels.fit(
+    layers, losses, _ = kernels.fit(
         layers,
         x,
         y,
@@ -276,7 +276,7 @@ def train(x, y, loss):
         loss=loss,
         progress=lambda _, value: seen.append(float(value)),
     )
-    layers, more = kernels.fit(layers, x, y, learning_rate=0.001, steps=2, loss=loss)
+    layers, more, _ = kernels.fit(layers, x, y, learning_rate=0.001, steps=2, loss=loss)
     return layers, (*activations, *parameters(gradients), value, losses, more), seen
 
 

@@ -276,7 +276,9 @@ def test_batch_sizes(backend, on_numpy, dtype, n):
     problem = make(dtype, (20, 3), 17 if n == 7 else 2 * n)
 
     def fitted(where):
-        layers, losses = kernels.fit(*problem.on(where), steps=3, batch_size=n, **problem.named())
+        layers, losses, _ = kernels.fit(
+            *problem.on(where), steps=3, batch_size=n, **problem.named()
+        )
         return [*parameters(layers), losses]
 
     assert_same_bits(fitted(backend), fitted(on_numpy))

@@ -286,7 +286,7 @@ def test_edge(asarray, dtype, edge, target):
         Layer(asarray(w, dtype), None if b is None else asarray(b, dtype)) for w, b in oracle
     )
     assert_networks_close(stepped, desired, **tolerance(dtype))
-    _, losses = kernels.fit(*case[:3], learning_rate=0.1, steps=1, loss=case.loss)
+    _, losses, _ = kernels.fit(*case[:3], learning_rate=0.1, steps=1, loss=case.loss)
     assert tuple(losses.shape) == (1,)
     assert_identical(losses[0], value)
 
@@ -334,7 +334,7 @@ def test_what_is_not_finite_is_seen(asarray, dtype, bad, place, target):
     assert not math.isfinite(float(step_value))
     # So the next loss is not finite either, though the data might be.
     assert not all(np.all(np.isfinite(fetch(a))) for a in parameters(stepped))
-    _, losses = kernels.fit(*case[:3], learning_rate=0.1, steps=3, loss=case.loss)
+    _, losses, _ = kernels.fit(*case[:3], learning_rate=0.1, steps=3, loss=case.loss)
     assert not np.any(np.isfinite(fetch(losses)))
 
 

@@ -128,7 +128,7 @@ def test_fits_that_start_where_another_ended_are_one(asarray, xp, dtype, batch_s
     for lengths in ((4, 3), (3, 4), (1,) * 7):
         start, losses, parts = 0, [], layers
         for steps in lengths:
-            parts, found = kernels.fit(parts, x, y, steps=steps, start=start, **arguments)
+            parts, found, _ = kernels.fit(parts, x, y, steps=steps, start=start, **arguments)
             losses += [found[i] for i in range(steps)]
             start += steps
         assert_fit_is(whole, parts, losses)
@@ -188,7 +188,7 @@ def test_full_batch_keeps_the_order(asarray):
 def test_losses_are_of_the_samples_kind(asarray, xp, dtype):
     layers, x, y = data(asarray, dtype)
     for arguments in ({"steps": 1}, {"steps": 4}, {"epochs": 2, "batch_size": 4}):
-        _, losses = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
+        _, losses, _ = kernels.fit(layers, x, y, learning_rate=0.01, **arguments)
         # Of the namespace, dtype and device of x, one for each step.
         assert_alike(losses, xp.reshape(x, (-1,))[: arguments.get("steps", 4)])
 
@@ -702,14 +702,14 @@ def test_exclusive_or_is_learned(backend, asarray, dtype):
     y = asarray(np.asarray([0, 1, 1, 0], dtype=np.int32))
     arguments = {"learning_rate": 0.5, "steps": 300, "loss": kernels.softmax_cross_entropy}
     arguments["compile"] = compiler(backend)
-    layers, losses = kernels.fit(kernels.init((2, 8, 2), like=x), x, y, **arguments)
+    layers, losses, _ = kernels.fit(kernels.init((2, 8, 2), like=x), x, y, **arguments)
     losses = fetch(losses)
     assert losses[0] > 0.5
     assert losses[-1] < 0.05
     predicted = fetch(kernels.forward(layers, x)[-1]).argmax(axis=1)
     np.testing.assert_array_equal(predicted, [0, 1, 1, 0])
     # Without a hidden layer the best guess is a half for each: the mean loss is log 2.
-    _, losses = kernels.fit(kernels.init((2, 2), like=x), x, y, **arguments)
+    _, losses, _ = kernels.fit(kernels.init((2, 2), like=x), x, y, **arguments)
     np.testing.assert_allclose(fetch(losses)[-1], math.log(2), rtol=1e-3)
 
 
@@ -718,7 +718,7 @@ def test_handwritten_digits_are_learned(backend, asarray):
     datasets = pytest.importorskip("sklearn.datasets", reason=reason)
     images, labels = datasets.load_digits(return_X_y=True)
     x, y = asarray(images / 16.0, "float32"), asarray(labels.astype(np.int32))
-    layers, losses = kernels.fit(
+    layers, losses, _ = kernels.fit(
         kernels.init((64, 32, 10), like=x),
         x[:1500, :],
         y[:1500],

@@ -74,7 +74,7 @@ def tensor_oracle(dtype):
 def train(like, compile=None):
     p = tutorial(like=like)
     assert p.steps == STEPS
-    layers, losses = kernels.fit(
+    layers, losses, _ = kernels.fit(
         p.layers, p.x, p.y, learning_rate=p.learning_rate, steps=STEPS, compile=compile
     )
     return fetch(losses), *(fetch(layer.weight) for layer in layers)

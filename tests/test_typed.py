@@ -21,7 +21,7 @@ def test_arrays_of_numpy_are_arrays() -> None:
     layers: tuple[Layer, ...] = kernels.init((3, 4, 2), like=x)
     loss: Loss = weighted
     compile: Compiler = backends.get("numpy").compile
-    layers, losses = kernels.fit(
+    layers, losses, _ = kernels.fit(
         layers, x, x[:, :2], learning_rate=0.1, steps=2, loss=loss, compile=compile
     )
     assert float(losses[-1]) > 0.0

@@ -32,7 +32,7 @@ def weights(backend, numerics):
     layers = kernels.init((64, 32, 10), like=x)
     seen = []
     for steps in np.diff(STEPS, prepend=0):
-        layers, _ = kernels.fit(
+        layers, _, _ = kernels.fit(
             layers,
             x,
             y,

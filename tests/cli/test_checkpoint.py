@@ -606,7 +606,9 @@ def recorded():
     """A `fit` that takes no time, and the arguments of its calls."""
     calls = []
 
-    def fit(layers, x, y, *, start, steps, progress, seed):
+    def fit(layers, x, y, *, start, state, steps, progress, seed):
+        # It goes from run to run.
+        assert state == (start if calls else None)
         calls.append((layers, start, steps, seed))
         losses = []
         for i in range(start, start + steps):
@@ -615,7 +617,7 @@ def recorded():
                 progress(i + 1 - start, losses[-1])
             except StopIteration:
                 break
-        return kernels.training.Fit((*layers, len(losses)), np.asarray(losses))
+        return kernels.training.Fit((*layers, len(losses)), np.asarray(losses), start + len(losses))
 
     return fit, calls
 
@@ -625,11 +627,12 @@ def test_runs_end_at_multiples():
     kept, seen = [], []
     train = running.in_runs(fit, every=4, keep=lambda *now: kept.append(now))
     x = np.zeros((1, 1))
-    layers, losses = train(
+    layers, losses, state = train(
         (), x, x, start=3, steps=10, seed=5, progress=lambda *now: seen.append(now)
     )
     assert calls == [((), 3, 1, 5), ((1,), 4, 4, 5), ((1, 4), 8, 4, 5), ((1, 4, 4), 12, 1, 5)]
     assert layers == (1, 4, 4, 1)
+    assert state == 13
     assert losses.tolist() == list(range(3, 13))
     assert seen == [(i + 1, 3.0 + i) for i in range(10)]
     assert [layers for layers, _ in kept] == [(1,), (1, 4), (1, 4, 4), (1, 4, 4, 1)]
@@ -647,7 +650,7 @@ def test_a_stop_ends_all_runs(last):
 
     train = running.in_runs(fit, every=4, keep=lambda *now: kept.append(now))
     x = np.zeros((1, 1))
-    _, losses = train((), x, x, steps=10, seed=5, progress=progress)
+    _, losses, _ = train((), x, x, steps=10, seed=5, progress=progress)
     assert losses.tolist() == list(range(last))
     assert kept[-1][1].tolist() == list(range(last))
     assert len(calls) == (2 if last > 4 else 1)

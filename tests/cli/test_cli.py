@@ -144,7 +144,7 @@ def test_report_is_of_the_run(report, tmp_path):
     from kernels.reference.problems import tutorial
 
     problem = tutorial(like=np.zeros(0), seed=7)
-    layers, losses = kernels.fit(
+    layers, losses, _ = kernels.fit(
         problem.layers, problem.x, problem.y, learning_rate=1e-6, steps=3, seed=7
     )
     assert got["digest"] == kernels.digest(layers)

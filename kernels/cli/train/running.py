@@ -116,6 +116,7 @@ def in_runs(
         *,
         steps: int,
         start: int = 0,
+        state: Any = None,
         progress: Callable[[int, Array], object] = lambda *_: None,
         **settings: Any,
     ) -> Fit:
@@ -134,11 +135,13 @@ def in_runs(
         while done < steps and not stopped:
             begin = start + done
             run = min(every - begin % every, steps - done)
-            layers, values = fit(layers, x, y, start=begin, steps=run, progress=count, **settings)
+            layers, values, state = fit(
+                layers, x, y, start=begin, state=state, steps=run, progress=count, **settings
+            )
             losses = [xp.concat([*losses, values])]
             done = losses[0].shape[0]
             keep(layers, losses[0])
-        return Fit(layers, losses[0])
+        return Fit(layers, losses[0], state)
 
     return fit_in_runs
 
@@ -198,7 +201,7 @@ def fit_timed(
     ):
         place.synchronize()
         begin = warm = time.perf_counter()
-        layers, losses = fit(
+        layers, losses, _ = fit(
             problem.layers,
             problem.x,
             problem.y,

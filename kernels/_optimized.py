@@ -1,0 +1,114 @@
+"""A step of training with any optimizer, and the numbers that differ from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+from array_api_compat import array_namespace
+
+from ._host import placement
+from ._typing import Array
+from .activations import Activation
+from .layer import Layer
+from .losses import Loss
+from .network import differentiated
+from .numerics import Numerics
+from .optimizers import SGD, Adam, sum_of_squares
+
+__all__ = ["Scalars", "optimized_step", "row"]
+
+# Rows of a table: one size, so that what is compiled for one run of steps serves for any.
+_ROWS = 256
+
+
+def optimized_step(
+    state: tuple[Sequence[Layer], tuple[Any, ...]],
+    x: Array,
+    y: Array,
+    numbers: Sequence[Any],
+    operands: tuple[Any, Any] | None,
+    *,
+    optimizer: SGD | Adam,
+    l2: float,
+    loss: Loss,
+    activation: Activation,
+    numerics: Numerics,
+) -> tuple[tuple[tuple[Layer, ...], tuple[Any, ...]], Array]:
+    """Take one step of layers and the arrays of their optimizer's state, without any check."""
+    layers, slots = state
+    settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
+    value, gradients = differentiated(layers, x, y, operands, None, **settings)
+    if l2 > 0.0:
+        for layer in layers:
+            squares = sum_of_squares(layer.weight, numerics)
+            value = numerics.add(value, numerics.multiply(squares, l2 / 2.0))
+        gradients = tuple(
+            Layer(numerics.add(gradient.weight, numerics.multiply(layer.weight, l2)), gradient.bias)
+            for gradient, layer in zip(gradients, layers, strict=True)
+        )
+    return optimizer.change(layers, gradients, slots, numbers, numerics), value
+
+
+class Scalars(NamedTuple):
+    """The numbers of each step, as a step takes them.
+
+    Attributes
+    ----------
+    optimizer
+        What makes them.
+    before
+        How many steps its state has taken.
+    like
+        An array of the namespace, dtype and device.
+    numerics
+        What they are multiplied with.
+    plain
+        Whether they are the learning rate alone, for `unchecked_step`.
+    """
+
+    optimizer: SGD | Adam
+    before: int
+    like: Array
+    numerics: Numerics
+    plain: bool
+
+    @property
+    def change(self) -> bool:
+        """Whether they are not the same for all steps."""
+        return isinstance(self.optimizer, Adam) or callable(self.optimizer.learning_rate)
+
+    def of(self, step: int, *, compiled: bool) -> Any:
+        """Give those of a step of this run, to what is compiled as 0-d arrays."""
+        numbers: Sequence[Any] = self._of(step)
+        if compiled:
+            numbers = tuple(self.numerics.factor(n, like=self.like) for n in numbers)
+        return numbers[0] if self.plain else numbers
+
+    def parts(self, steps: int) -> Iterator[tuple[int, int]]:
+        """Divide a run, if need be, into parts for each of which there is a table."""
+        most = _ROWS if self.change else steps
+        for first in range(0, steps, most):
+            yield first, min(steps - first, most)
+
+    def table(self, step: int, steps: int) -> Array:
+        """Give those of some steps as rows of an array of one size, which `row` takes out again."""
+        rows: list[Any] = [self._of(step + i) for i in range(steps)]
+        rows += [rows[-1]] * (_ROWS - steps)
+        if self.plain:
+            rows = [rate for (rate,) in rows]
+        xp, dtype = array_namespace(self.like), self.numerics.factor(0.0, like=self.like).dtype
+        return cast(Array, xp.asarray(rows, dtype=dtype, **placement(self.like)))
+
+    def _of(self, step: int) -> tuple[float, ...]:
+        numbers = self.optimizer.numbers(self.before + step)
+        return (-numbers[0],) if self.plain else numbers
+
+
+def row(table: Array, i: Any) -> Any:
+    """Take the numbers of a step from a table; its place may be an array."""
+    xp = array_namespace(table)
+    found = xp.take(table, i + xp.arange(1, dtype=xp.int32, **placement(table)), axis=0)
+    if table.ndim == 1:
+        return xp.reshape(found, ())
+    return tuple(found[0, j] for j in range(table.shape[1]))

@@ -1,0 +1,417 @@
+"""Optimizers: how parameters follow from gradients, with all state in the open.
+
+What differs from step to step besides arrays, rates and corrections of bias, is made on the host
+by operations that IEEE 754 fixes, and given to a step as numbers or 0-d arrays: another rate or
+schedule compiles nothing anew, and every machine computes with the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar, cast
+
+from array_api_compat import array_namespace
+
+from ._checks import to_learning_rate, to_real
+from ._network_checks import check_gradients, check_layers
+from ._typing import Array
+from .layer import Layer
+from .numerics import NATIVE, Numerics
+from .schedules import Schedule
+
+__all__ = ["SGD", "Adam", "AdamState", "SGDState"]
+
+Layers = tuple[Layer, ...]
+# Numbers of the host, or 0-d arrays of them.
+Numbers = Sequence[Any]
+
+
+class SGDState(NamedTuple):
+    """What `SGD` keeps between steps.
+
+    Attributes
+    ----------
+    steps
+        How many were taken.
+    velocity
+        Of each parameter; none without momentum.
+    """
+
+    steps: int
+    velocity: Layers
+
+
+class AdamState(NamedTuple):
+    """What `Adam` keeps between steps.
+
+    Attributes
+    ----------
+    steps
+        How many were taken.
+    mean, square
+        Moving averages of the gradients and of their squares.
+    """
+
+    steps: int
+    mean: Layers
+    square: Layers
+
+
+State = TypeVar("State", SGDState, AdamState)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, with momentum and weight decay as torch.optim.SGD has them.
+
+    g = gradient + weight_decay * weight;  v = momentum * v + g;  d = v, or g + momentum * v with
+    `nesterov`;  parameter - learning_rate * d. Biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate
+        A finite number, or one of `kernels.schedules`.
+    momentum
+        In [0, 1).
+    nesterov
+        Whether the step looks ahead.
+    weight_decay
+        0 or more.
+    max_norm
+        If the norm of all gradients together is larger, they are scaled down to it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a number is none of these.
+
+    References
+    ----------
+    Sutskever, Martens, Dahl, Hinton 2013, "On the importance of initialization and momentum in
+    deep learning", ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> optimizer = kernels.SGD(0.25, momentum=0.5)
+    >>> layers = gradients = (kernels.Layer(np.ones((1, 1))),)
+    >>> layers, state = optimizer.update(layers, gradients, optimizer.init(layers))
+    >>> layers, state = optimizer.update(layers, gradients, state)
+    >>> float(layers[0].weight[0, 0]), state.steps
+    (0.375, 2)
+    """
+
+    learning_rate: float | Schedule
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _convert(self, "momentum", least=0.0, below=1.0)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("expected nesterov with a momentum above 0, got momentum=0.0")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is parameter - learning_rate * gradient."""
+        return self.momentum == self.weight_decay == 0.0 and self.max_norm is None
+
+    def init(self, layers: Sequence[Layer]) -> SGDState:
+        """Make the state before the first step."""
+        check_layers(layers)
+        return SGDState(0, _zeros(layers) if self.momentum > 0.0 else ())
+
+    def update(
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        state: SGDState,
+        *,
+        numerics: Numerics = NATIVE,
+    ) -> tuple[Layers, SGDState]:
+        """Take one step; return new layers and their state, and leave what was given as it is.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If gradients or state do not fit the layers.
+        """
+        return _update(self, layers, gradients, state, numerics)
+
+    def numbers(self, steps: int) -> tuple[float, ...]:
+        """Compute minus the rate of the step after `steps` steps."""
+        return (-_rate(self.learning_rate, steps),)
+
+    def change(
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        slots: tuple[Layers, ...],
+        numbers: Numbers,
+        numerics: Numerics,
+    ) -> tuple[Layers, tuple[Layers, ...]]:
+        """Take one step with the arrays of a state and the `numbers` of the step."""
+        (rate,), (velocity,) = numbers, slots
+        n = numerics
+        gradients = _clipped(gradients, self.max_norm, n)
+        if self.weight_decay > 0.0:
+            gradients = tuple(
+                g._replace(weight=n.add(g.weight, n.multiply(layer.weight, self.weight_decay)))
+                for g, layer in zip(gradients, layers, strict=True)
+            )
+        if self.momentum > 0.0:
+
+            def ahead(v: Array, g: Array) -> Array:
+                return n.add(n.multiply(v, self.momentum), g)
+
+            velocity = _map(ahead, velocity, gradients)
+            gradients = _map(ahead, velocity, gradients) if self.nesterov else velocity
+        new = _map(lambda w, g: n.add(n.multiply(g, rate), w), layers, gradients)
+        return new, (velocity,)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, as torch.optim.Adam, and with weight decay as torch.optim.AdamW.
+
+    In step t = 1, 2, ...: m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g**2;
+    parameter - learning_rate * m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + epsilon), where a
+    weight, not a bias, is first multiplied by 1 - learning_rate * weight_decay.
+
+    Parameters
+    ----------
+    learning_rate
+        A finite number, or one of `kernels.schedules`.
+    beta1, beta2
+        In [0, 1).
+    epsilon
+        Above 0.
+    weight_decay
+        0 or more.
+    max_norm
+        If the norm of all gradients together is larger, they are scaled down to it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a number is none of these.
+
+    References
+    ----------
+    Kingma, Ba 2015, "Adam: a method for stochastic optimization", ICLR.
+    Loshchilov, Hutter 2019, "Decoupled weight decay regularization", ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kernels
+    >>> optimizer = kernels.Adam(0.5)
+    >>> layers = gradients = (kernels.Layer(np.ones((1, 1))),)
+    >>> layers, state = optimizer.update(layers, gradients, optimizer.init(layers))
+    >>> round(float(layers[0].weight[0, 0]), 6), state.steps
+    (0.5, 1)
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _convert(self, "beta1", least=0.0, below=1.0)
+        _convert(self, "beta2", least=0.0, below=1.0)
+        _convert(self, "epsilon", above=0.0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is parameter - learning_rate * gradient."""
+        return False
+
+    def init(self, layers: Sequence[Layer]) -> AdamState:
+        """Make the state before the first step."""
+        check_layers(layers)
+        return AdamState(0, _zeros(layers), _zeros(layers))
+
+    def update(
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        state: AdamState,
+        *,
+        numerics: Numerics = NATIVE,
+    ) -> tuple[Layers, AdamState]:
+        """Take one step; return new layers and their state, and leave what was given as it is.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If gradients or state do not fit the layers.
+        """
+        return _update(self, layers, gradients, state, numerics)
+
+    def numbers(self, steps: int) -> tuple[float, ...]:
+        """Compute the corrected rate, the correction of the root, and how weights decay."""
+        rate, t = _rate(self.learning_rate, steps), steps + 1
+        return (
+            -rate / (1.0 - _power(self.beta1, t)),
+            1.0 / math.sqrt(1.0 - _power(self.beta2, t)),
+            1.0 - rate * self.weight_decay,
+        )
+
+    def change(
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        slots: tuple[Layers, ...],
+        numbers: Numbers,
+        numerics: Numerics,
+    ) -> tuple[Layers, tuple[Layers, ...]]:
+        """Take one step with the arrays of a state and the `numbers` of the step."""
+        (rate, root, decay), (mean, square), n = numbers, slots, numerics
+        gradients = _clipped(gradients, self.max_norm, n)
+
+        def average(old: Array, new: Array, beta: float) -> Array:
+            return n.add(n.multiply(old, beta), n.multiply(new, 1.0 - beta))
+
+        def change(w: Array, m: Array, v: Array) -> Array:
+            denominator = n.multiply(n.sqrt(v), root)
+            epsilon = array_namespace(v).full_like(v, self.epsilon)
+            m = n.divide(m, n.add(denominator, epsilon))
+            return n.add(n.multiply(m, rate), w)
+
+        mean = _map(lambda m, g: average(m, g, self.beta1), mean, gradients)
+        square = _map(lambda v, g: average(v, n.multiply(g, g), self.beta2), square, gradients)
+        if self.weight_decay > 0.0:
+            layers = [layer._replace(weight=n.multiply(layer.weight, decay)) for layer in layers]
+        return _map(change, layers, mean, square), (mean, square)
+
+
+def check_optimizer(optimizer: Any, learning_rate: Any) -> SGD | Adam:
+    """Make an optimizer of the two arguments of `fit`, of which one is given."""
+    if (optimizer is None) == (learning_rate is None):
+        raise ValueError(
+            "expected exactly one of optimizer and learning_rate, got "
+            f"optimizer={optimizer} and learning_rate={learning_rate}"
+        )
+    if optimizer is None:
+        return SGD(learning_rate)
+    if not isinstance(optimizer, SGD | Adam):
+        raise TypeError(f"expected kernels.SGD(...) or kernels.Adam(...), got {optimizer!r}")
+    return optimizer
+
+
+def check_state(optimizer: SGD | Adam, layers: Sequence[Layer], state: Any) -> None:
+    """Raise unless a state is one of the optimizer's, and fits the layers."""
+    expected = optimizer.init(layers)
+    if type(state) is not type(expected):
+        raise TypeError(
+            f"expected a state of {type(optimizer).__name__}, got {type(state).__name__}"
+        )
+    for name, own, given in zip(state._fields[1:], expected[1:], state[1:], strict=True):
+        if len(own) != len(given):
+            raise ValueError(
+                f"expected a state of {optimizer} for {len(layers)} layers, got one with "
+                f"{len(given)} layers of {name}"
+            )
+        if own:
+            check_gradients(layers, given, name=f"state.{name}")
+
+
+def rule_of(optimizer: SGD | Adam) -> SGD | Adam:
+    """Leave out the learning rate, which compiles nothing anew."""
+    return replace(optimizer, learning_rate=0.0)
+
+
+def _convert(optimizer: Any, name: str, **limits: float) -> None:
+    """Replace what was given by Python's numbers; raise if one is out of range."""
+    rate = optimizer.learning_rate
+    values = {
+        "learning_rate": rate if isinstance(rate, Schedule) else to_learning_rate(rate),
+        "weight_decay": to_real("weight_decay", optimizer.weight_decay, least=0.0),
+        name: to_real(name, getattr(optimizer, name), **limits),
+    }
+    if optimizer.max_norm is not None:
+        values["max_norm"] = to_real("max_norm", optimizer.max_norm, above=0.0)
+    for field, value in values.items():
+        object.__setattr__(optimizer, field, value)
+
+
+def _update(
+    optimizer: Any,
+    layers: Sequence[Layer],
+    gradients: Sequence[Layer],
+    state: State,
+    numerics: Numerics,
+) -> tuple[Layers, State]:
+    check_layers(layers)
+    check_gradients(layers, gradients)
+    check_state(optimizer, layers, state)
+    numbers = optimizer.numbers(state.steps)
+    new, slots = optimizer.change(layers, gradients, state[1:], numbers, numerics)
+    return new, type(state)(state.steps + 1, *slots)
+
+
+def _rate(learning_rate: float | Schedule, steps: int) -> float:
+    if isinstance(learning_rate, Schedule):
+        return to_learning_rate(learning_rate(steps))
+    return learning_rate
+
+
+def _power(base: float, exponent: int) -> float:
+    """Multiply a number with itself, where the C library's power differs between machines."""
+    result = 1.0
+    while exponent > 0:
+        if exponent % 2 == 1:
+            result *= base
+        base, exponent = base * base, exponent // 2
+    return result
+
+
+def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> Layers:
+    """Apply a function to each parameter."""
+    return tuple(
+        Layer(
+            function(*(layer.weight for layer in layers)),
+            None if layers[0].bias is None else function(*(layer.bias for layer in layers)),
+        )
+        for layers in zip(*networks, strict=True)
+    )
+
+
+def _zeros(layers: Sequence[Layer]) -> Layers:
+    return _map(lambda a: cast(Array, array_namespace(a).zeros_like(a)), layers)
+
+
+def _clipped(
+    gradients: Sequence[Layer], max_norm: float | None, numerics: Numerics
+) -> Sequence[Layer]:
+    """Scale gradients down to a norm, as torch.nn.utils.clip_grad_norm_."""
+    if max_norm is None:
+        return gradients
+    n = numerics
+    total: Any = None
+    for layer in gradients:
+        for a in layer:
+            if a is not None:
+                part = sum_of_squares(a, n)
+                total = part if total is None else n.add(total, part)
+    xp = array_namespace(total)
+    norm = n.add(n.sqrt(total), xp.full_like(total, 1e-6))
+    factor = n.divide(xp.full_like(total, max_norm), norm)
+    factor = xp.where(factor > 1.0, xp.ones_like(factor), factor)
+    return _map(lambda g: n.multiply(g, factor), gradients)
+
+
+def sum_of_squares(a: Array, numerics: Numerics) -> Array:
+    """Sum the squares of all elements, first of each column."""
+    xp = array_namespace(a)
+    squares = numerics.multiply(a, a)
+    if a.ndim == 2:
+        squares = numerics.sum(squares, axis=0)
+    return cast(Array, xp.reshape(numerics.sum(xp.reshape(squares, (1, -1)), axis=1), ()))
