@@ -4,7 +4,7 @@ from . import activations, random, schedules
 from ._typing import Array, Compiler
 from .digest import digest
 from .layer import Layer, init
-from .losses import Loss, softmax_cross_entropy, squared_error
+from .losses import Loss, logistic_cross_entropy, poisson, softmax_cross_entropy, squared_error
 from .network import backward, backward_to_input, forward, step, update
 from .numerics import EXACT, NATIVE, Exact, Numerics
 from .optimizers import SGD, Adam, AdamState, SGDState
@@ -35,6 +35,8 @@ __all__ = [
     "forward",
     "init",
     "load",
+    "logistic_cross_entropy",
+    "poisson",
     "random",
     "save",
     "schedules",

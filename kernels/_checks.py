@@ -105,6 +105,19 @@ def check_labels(y: Array, classes: int) -> None:
         )
 
 
+def check_sample_weight(sample_weight: Array, x: Array) -> None:
+    """Raise unless these are weights of the samples, of which one counts. This reads the values."""
+    check_alike("sample_weight", sample_weight, "x", x)
+    check_shape("sample_weight", sample_weight, (x.shape[0],))
+    xp = array_namespace(sample_weight)
+    low, high = float(xp.min(sample_weight)), float(xp.max(sample_weight))
+    if not 0.0 <= low <= high < math.inf:
+        wrong = high if low >= 0.0 else low
+        raise ValueError(f"expected sample_weight of finite numbers from 0, got {wrong:g}")
+    if high == 0.0:
+        raise ValueError("expected sample_weight with a number above 0, got zeros alone")
+
+
 def to_signed(labels: Array) -> Array:
     """Convert integers to int32 or int64, where every class has a number.
 

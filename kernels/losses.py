@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from inspect import signature
 from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_alike, check_array, check_samples, check_shape, to_signed
+from ._checks import check_alike, check_array, check_labels, check_samples, check_shape, to_signed
 from ._host import placement
 from ._typing import Array
 from .numerics import NATIVE, Numerics
 from .numerics.exact import MAX_K as _MOST_TERMS
 
-__all__ = ["Loss", "softmax_cross_entropy", "squared_error"]
+__all__ = [
+    "Loss",
+    "logistic_cross_entropy",
+    "poisson",
+    "softmax_cross_entropy",
+    "squared_error",
+]
 
 Loss = Callable[..., tuple[Array, Array]]
 
 
 def squared_error(
-    prediction: Array, target: Array, *, numerics: Numerics = NATIVE
+    prediction: Array,
+    target: Array,
+    *,
+    sample_weight: Array | None = None,
+    numerics: Numerics = NATIVE,
 ) -> tuple[Array, Array]:
     """Compute the tutorial's loss, the sum of squared differences.
 
@@ -31,6 +43,8 @@ def squared_error(
     ----------
     prediction, target
         Shape (n, n_out), of one dtype.
+    sample_weight
+        By which the terms of each sample are multiplied, of shape (n,) and that dtype.
     numerics
         What products and sums are.
 
@@ -54,11 +68,16 @@ def squared_error(
     _check_prediction("the prediction", prediction)
     check_alike("target", target, "the prediction", prediction)
     check_shape("target", target, tuple(prediction.shape))
-    return _squared_error(prediction, target, numerics=numerics)
+    _check_weight(sample_weight, prediction)
+    return _squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
 
 
 def softmax_cross_entropy(
-    logits: Array, target: Array, *, numerics: Numerics = NATIVE
+    logits: Array,
+    target: Array,
+    *,
+    sample_weight: Array | None = None,
+    numerics: Numerics = NATIVE,
 ) -> tuple[Array, Array]:
     """Compute the mean cross-entropy of softmax(logits) against classes or probabilities.
 
@@ -74,6 +93,8 @@ def softmax_cross_entropy(
         Class indices, integers of shape (n,) in [0, c), or probabilities of shape (n, c) and the
         logits' dtype. An index out of range makes the value and that row's gradient NaN; `fit`
         checks the range before it starts.
+    sample_weight
+        Shape (n,) and the logits' dtype; the mean is then the weighted one.
     numerics
         What products, sums, exponentials and logarithms are.
 
@@ -104,22 +125,160 @@ def softmax_cross_entropy(
     else:
         check_alike("target", target, "the logits", logits)
         check_shape("target", target, tuple(logits.shape))
-    return _softmax_cross_entropy(logits, target, numerics=numerics)
+    _check_weight(sample_weight, logits)
+    return _softmax_cross_entropy(logits, target, sample_weight=sample_weight, numerics=numerics)
+
+
+def logistic_cross_entropy(
+    logits: Array,
+    target: Array,
+    *,
+    sample_weight: Array | None = None,
+    numerics: Numerics = NATIVE,
+) -> tuple[Array, Array]:
+    """Compute the cross-entropy of logistic(logits), of several labels or of two classes.
+
+    Each output is a label that a sample has or has not; a single output tells two classes apart.
+    With z the logits and y the target, value = mean over samples of
+    sum(max(z, 0) - y z + softplus(-|z|)), and gradient = (logistic(z) - y) / n.
+
+    Parameters
+    ----------
+    logits
+        Shape (n, n_out).
+    target
+        Probabilities of shape (n, n_out) and the logits' dtype, or integers or booleans, 0 or 1, of
+        that shape or for one output of shape (n,). `fit` checks the range before it starts.
+    sample_weight
+        Shape (n,) and the logits' dtype; the mean is then the weighted one.
+    numerics
+        What products, sums and elementary functions are.
+
+    Returns
+    -------
+    The value as a 0-d array, and the gradient of shape (n, n_out).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, devices differ, or there are no samples.
+    TypeError
+        If libraries or dtypes differ, or a dtype is none of those above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = logistic_cross_entropy(np.zeros((1, 2)), np.asarray([[1, 0]]))
+    >>> round(float(value), 6), gradient
+    (1.386294, array([[-0.5,  0.5]]))
+    """
+    _check_prediction("the logits", logits)
+    check_samples("target", target, "the logits", logits)
+    if array_namespace(logits).isdtype(target.dtype, ("integral", "bool")):
+        single = target.ndim == 1 and logits.shape[1] == 1
+        check_shape("target", target, tuple(logits.shape)[: 1 if single else 2])
+    else:
+        check_alike("target", target, "the logits", logits)
+        check_shape("target", target, tuple(logits.shape))
+    _check_weight(sample_weight, logits)
+    return _logistic_cross_entropy(logits, target, sample_weight=sample_weight, numerics=numerics)
+
+
+def poisson(
+    logarithm: Array,
+    target: Array,
+    *,
+    sample_weight: Array | None = None,
+    numerics: Numerics = NATIVE,
+) -> tuple[Array, Array]:
+    """Compute the loss of counts, of whose expectation the network predicts the logarithm.
+
+    value = mean over samples of sum(exp(logarithm) - target * logarithm), the negative logarithm of
+    the likelihood but for a constant; gradient = (exp(logarithm) - target) / n.
+
+    Parameters
+    ----------
+    logarithm, target
+        Shape (n, n_out), of one dtype; counts, or other numbers that are not negative. `fit` checks
+        that before it starts.
+    sample_weight
+        Shape (n,) and that dtype; the mean is then the weighted one.
+    numerics
+        What products, sums and exponentials are.
+
+    Returns
+    -------
+    The value as a 0-d array, and the gradient of shape (n, n_out).
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices differ, or there are no samples.
+    TypeError
+        If libraries or dtypes differ, or the dtype is not real floating.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = poisson(np.zeros((2, 1)), np.asarray([[3.0], [1.0]]))
+    >>> float(value), gradient.tolist()
+    (1.0, [[-1.0], [0.0]])
+    """
+    _check_prediction("the prediction", logarithm)
+    check_samples("target", target, "the prediction", logarithm)
+    check_alike("target", target, "the prediction", logarithm)
+    check_shape("target", target, tuple(logarithm.shape))
+    _check_weight(sample_weight, logarithm)
+    return _poisson(logarithm, target, sample_weight=sample_weight, numerics=numerics)
+
+
+def check_targets(loss: Loss, y: Array, outputs: int) -> None:
+    """Raise ValueError if a target is out of a loss's range. This reads the values."""
+    xp = array_namespace(y)
+    whole = xp.isdtype(y.dtype, "integral")
+    if loss is softmax_cross_entropy and whole:
+        check_labels(y, outputs)
+    most = {logistic_cross_entropy: 1.0, poisson: math.inf}
+    if (loss is logistic_cross_entropy or loss is poisson) and not xp.isdtype(y.dtype, "bool"):
+        values = to_signed(y) if whole else y
+        low, high = float(xp.min(values)), float(xp.max(values))
+        if not 0.0 <= low <= high <= most[loss]:
+            wrong = high if low >= 0.0 else low
+            said = "from 0 to 1" if loss is logistic_cross_entropy else "of 0 or more"
+            raise ValueError(f"expected targets {said}, got {wrong:g}")
 
 
 def checked(loss: Loss) -> Loss:
     """Return a loss that checks what it returns; those of this module need not."""
-    own = loss is squared_error or loss is softmax_cross_entropy
-    return loss if own else _Checked(loss)
+    return loss if any(loss is own for own, _ in _OWN) else _Checked(loss)
 
 
 def unchecked(loss: Loss) -> Loss:
     """Return a loss without its checks, for input like that of an earlier call."""
-    if loss is squared_error:
-        return _squared_error
     if isinstance(loss, _Checked):
         return loss.loss
-    return _softmax_cross_entropy if loss is softmax_cross_entropy else loss
+    return next((same for own, same in _OWN if loss is own), loss)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A loss whose target is a pair, the target and the weights of the samples."""
+
+    loss: Loss
+
+    def __call__(self, prediction: Array, target: Any, *, numerics: Numerics) -> Any:
+        y, weight = target
+        return self.loss(prediction, y, sample_weight=weight, numerics=numerics)
+
+
+def weighted(loss: Loss) -> Loss:
+    """Make a loss of pairs; raise TypeError unless it takes sample_weight."""
+    parameters = signature(loss).parameters.values()
+    if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise TypeError(
+            f"expected a loss with an argument sample_weight, as weights are given, got {loss!r}"
+        )
+    return Weighted(loss)
 
 
 @dataclass(frozen=True)
@@ -141,17 +300,23 @@ class _Checked:
         return result
 
 
-def _squared_error(prediction: Array, target: Array, *, numerics: Numerics) -> tuple[Array, Array]:
+def _squared_error(
+    prediction: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
+) -> tuple[Array, Array]:
     difference = numerics.subtract(prediction, target)
-    return _dot(difference, difference, numerics), 2.0 * difference
+    if sample_weight is None:
+        return _dot(difference, difference, numerics), 2.0 * difference
+    scaled = numerics.multiply(difference, _column(sample_weight))
+    return _dot(scaled, difference, numerics), 2.0 * scaled
 
 
 def _softmax_cross_entropy(
-    logits: Array, target: Array, *, numerics: Numerics
+    logits: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
 ) -> tuple[Array, Array]:
     xp = array_namespace(logits)
-    n = logits.shape[0]
     p = numerics.flush(_probabilities(logits, target, xp))
+    if sample_weight is not None:
+        p = numerics.multiply(p, _column(sample_weight))
     s = numerics.subtract(logits, xp.max(logits, axis=1, keepdims=True))
     e = numerics.exp(s)
     total = numerics.sum(e, axis=1, keepdims=True)
@@ -160,7 +325,65 @@ def _softmax_cross_entropy(
     s = xp.where(p == 0.0, xp.zeros_like(s), s)
     value = numerics.subtract(_dot(mass, numerics.log(total), numerics), _dot(p, s, numerics))
     gradient = numerics.subtract(numerics.multiply(e, numerics.divide(mass, total)), p)
-    return numerics.multiply(value, 1 / n), numerics.multiply(gradient, 1 / n)
+    factor = _share(logits, sample_weight, numerics)
+    return numerics.multiply(value, factor), numerics.multiply(gradient, factor)
+
+
+def _logistic_cross_entropy(
+    logits: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
+) -> tuple[Array, Array]:
+    xp = array_namespace(logits)
+    y = xp.reshape(xp.astype(target, logits.dtype), tuple(logits.shape))
+    hinge = xp.maximum(logits, xp.zeros_like(logits))
+    terms = numerics.subtract(hinge, numerics.multiply(logits, y))
+    terms = numerics.add(terms, numerics.softplus(-xp.abs(logits)))
+    gradient = numerics.subtract(numerics.logistic(logits), y)
+    return _mean(terms, gradient, sample_weight, numerics)
+
+
+def _poisson(
+    logarithm: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
+) -> tuple[Array, Array]:
+    expected = numerics.exp(logarithm)
+    terms = numerics.subtract(expected, numerics.multiply(logarithm, target))
+    return _mean(terms, numerics.subtract(expected, target), sample_weight, numerics)
+
+
+def _mean(
+    terms: Array, gradient: Array, sample_weight: Array | None, numerics: Numerics
+) -> tuple[Array, Array]:
+    """Sum each sample's terms, and take the mean of samples."""
+    xp = array_namespace(terms)
+    rows = numerics.sum(terms, axis=1, keepdims=True)
+    if sample_weight is None:
+        weights = xp.ones_like(rows)
+    else:
+        weights = _column(sample_weight)
+        gradient = numerics.multiply(gradient, weights)
+    factor = _share(terms, sample_weight, numerics)
+    value = numerics.multiply(_dot(rows, weights, numerics), factor)
+    return value, numerics.multiply(gradient, factor)
+
+
+def _share(like: Array, sample_weight: Array | None, numerics: Numerics) -> Array | float:
+    """Divide 1 by the number of samples, or by the sum of their weights."""
+    if sample_weight is None:
+        return 1 / like.shape[0]
+    xp = array_namespace(like)
+    total = xp.reshape(numerics.sum(_column(sample_weight), axis=0), ())
+    # All weights of a batch may be zero; then there is nothing to learn from it.
+    total = xp.where(total > 0.0, total, xp.ones_like(total))
+    return numerics.divide(xp.ones_like(total), total)
+
+
+def _column(sample_weight: Array) -> Array:
+    return cast(Array, array_namespace(sample_weight).reshape(sample_weight, (-1, 1)))
+
+
+def _check_weight(sample_weight: Array | None, prediction: Array) -> None:
+    if sample_weight is not None:
+        check_alike("sample_weight", sample_weight, "the prediction", prediction)
+        check_shape("sample_weight", sample_weight, (prediction.shape[0],))
 
 
 def _check_prediction(name: str, prediction: Array) -> None:
@@ -193,3 +416,12 @@ def _dot(a: Array, b: Array, numerics: Numerics) -> Array:
     parts = (slice(i, min(i + _MOST_TERMS, n)) for i in range(0, n, _MOST_TERMS))
     total = reduce(numerics.add, (numerics.matmul(row[:, part], column[part, :]) for part in parts))
     return cast(Array, xp.reshape(total, ()))
+
+
+# Each loss, and the same without its checks.
+_OWN: tuple[tuple[Loss, Loss], ...] = (
+    (squared_error, _squared_error),
+    (softmax_cross_entropy, _softmax_cross_entropy),
+    (logistic_cross_entropy, _logistic_cross_entropy),
+    (poisson, _poisson),
+)

@@ -59,7 +59,7 @@ class Batches(NamedTuple):
     start: int
     steps: int
 
-    def of(self, x: Array, y: Array, compile: Compiler | None) -> Iterator[tuple[Array, Array]]:
+    def of(self, x: Array, y: Any, compile: Compiler | None) -> Iterator[tuple[Array, Any]]:
         """Take one batch after the other."""
         for run in self.runs(x, compile):
             for i in range(run.steps):
@@ -152,15 +152,20 @@ def _positive(name: str, number: int) -> int:
     return number
 
 
-def take(x: Array, y: Array, order: Array, first: Any, *, size: int) -> tuple[Array, Array]:
-    """Take `size` samples of an order from the place `first` on, which may be an array."""
+def take(x: Array, y: Any, order: Array, first: Any, *, size: int) -> tuple[Array, Any]:
+    """Take `size` samples of an order from the place `first` on, which may be an array.
+
+    What is learned, y, is an array, or a pair of them where samples have weights.
+    """
     xp = array_namespace(x)
     places = first + xp.arange(size, dtype=order.dtype, **placement(order))
     return _take(x, y, xp.take(order, places, axis=0))
 
 
-def _take(x: Array, y: Array, chosen: Array) -> tuple[Array, Array]:
+def _take(x: Array, y: Any, chosen: Array) -> tuple[Array, Any]:
     xp = array_namespace(x)
+    if isinstance(y, tuple):
+        return xp.take(x, chosen, axis=0), tuple(xp.take(a, chosen, axis=0) for a in y)
     return xp.take(x, chosen, axis=0), xp.take(y, chosen, axis=0)
 
 

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from ._checks import check_hashable, check_labels, check_samples, to_integer, to_real, to_signed
+from ._checks import (
+    check_hashable,
+    check_sample_weight,
+    check_samples,
+    to_integer,
+    to_real,
+    to_signed,
+)
 from ._compiled import compiled, try_compiler
 from ._host import placement
 from ._network_checks import check_input, check_layers
@@ -16,7 +23,16 @@ from ._optimized import Scalars, optimized_step, row
 from ._typing import Array, Compiler, Repeater
 from .activations import Activation, check_activation, relu
 from .layer import Layer
-from .losses import Loss, checked, softmax_cross_entropy, squared_error, unchecked
+from .losses import (
+    Loss,
+    check_targets,
+    checked,
+    logistic_cross_entropy,
+    softmax_cross_entropy,
+    squared_error,
+    unchecked,
+    weighted,
+)
 from .minibatches import batches_of, take
 from .network import unchecked_step
 from .numerics import NATIVE, Exact, Numerics
@@ -63,6 +79,7 @@ def fit(
     loss: Loss = squared_error,
     activation: Activation = relu,
     l2: float = 0.0,
+    sample_weight: Array | None = None,
     numerics: Numerics = NATIVE,
     compile: Compiler | None = None,
     check_compiler: bool = True,
@@ -97,12 +114,15 @@ def fit(
         Of the optimizer, from the result of that first `fit`: then both end on the bits of the
         longer one. It counts the steps for schedules and corrections of bias.
     loss
-        `squared_error`, `softmax_cross_entropy`, or another function
-        `(prediction, target, *, numerics) -> (value, gradient)`.
+        `squared_error`, `softmax_cross_entropy`, `logistic_cross_entropy`, `poisson`, or another
+        function `(prediction, target, *, numerics) -> (value, gradient)`.
     activation
         One of `kernels.activations`.
     l2
         l2 / 2 times the sum of the squared weights, not biases, is added to the loss.
+    sample_weight
+        How much each sample counts, of shape (n,) and the dtype of x; an integer is as good as so
+        many copies of the sample. A loss of your own gets it as an argument of that name.
     numerics
         What products and sums are.
     compile
@@ -126,9 +146,9 @@ def fit(
     Raises
     ------
     ValueError
-        If shapes or devices do not fit, labels are out of range, not exactly one of steps and
-        epochs or of optimizer and learning_rate is given, a number is out of range, or `start` goes
-        on with an optimizer that has a state, which is not given.
+        If shapes or devices do not fit, targets or weights are out of range, not exactly one of
+        steps and epochs or of optimizer and learning_rate is given, a number is out of range, or
+        `start` goes on with an optimizer that has a state, which is not given.
     TypeError
         If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed; if the
         state is another optimizer's.
@@ -155,10 +175,13 @@ def fit(
         x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size, seed=seed, start=start
     )
     before, slots = _begin(optimizer, layers, state, batches.start)
-    if loss is softmax_cross_entropy and xp.isdtype(y.dtype, "integral"):
-        check_labels(y, layers[-1].weight.shape[1])
-        # torch takes no samples of most unsigned integers.
-        y = to_signed(y) if "uint" in str(y.dtype) else y
+    check_targets(loss, y, layers[-1].weight.shape[1])
+    # torch takes no samples of most unsigned integers.
+    classes = loss in (softmax_cross_entropy, logistic_cross_entropy)
+    targets: Any = to_signed(y) if classes and "uint" in str(y.dtype) else y
+    if sample_weight is not None:
+        check_sample_weight(sample_weight, x)
+        loss, targets = weighted(loss), (targets, sample_weight)
     if compile is not None:
         for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
             check_hashable(name, value)
@@ -192,7 +215,9 @@ def fit(
                 begun: tuple[Any, ...] = trained, run.first + done * run.size
                 if scalars.change:
                     begun, numbers = (*begun, 0), scalars.table(taken + done, now)
-                (trained, *_), values = take_steps(now, begun, x, y, run.order, numbers, operands)
+                (trained, *_), values = take_steps(
+                    now, begun, x, targets, run.order, numbers, operands
+                )
                 losses.append(values)
             taken += run.steps
         return result(xp.concat(losses))
@@ -203,7 +228,7 @@ def fit(
         take_step = compiled(compile, function, **settings)
     # Counted from the first of all steps, so that a run in parts computes what one in one does.
     rare = _RARE * -(-batches.n // size) if getattr(compile, "costly", False) else 0
-    for step, (x_batch, y_batch) in enumerate(batches.of(x, y, compile), batches.start):
+    for step, (x_batch, y_batch) in enumerate(batches.of(x, targets, compile), batches.start):
         if scalars.change:
             numbers = scalars.of(len(losses), compiled=compile is not None)
         take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
@@ -242,7 +267,7 @@ def _begin(
 def _step_in_run(
     state: tuple[Any, ...],
     x: Array,
-    y: Array,
+    y: Any,
     order: Array | None,
     numbers: Any,
     operands: Any,
