@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -362,14 +360,3 @@ def test_a_schedule_that_ends_in_no_number():
     optimizer = SGD(schedules.Schedule(lambda _: math.nan, ()))
     with pytest.raises(ValueError, match="expected a finite learning rate, got nan"):
         kernels.fit(*data(np.asarray, "float64"), optimizer=optimizer, steps=1)
-
-
-def test_programs_of_the_page(capsys):
-    """They print what they say, and train."""
-    page = (Path(__file__).parent.parent / "docs" / "optimizers.md").read_text()
-    programs = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
-    names = {}
-    exec(programs, names)
-    (said,) = re.findall(r"print\(.*\)  # (.*)", programs)
-    assert capsys.readouterr().out == f"{said}\n"
-    assert names["losses"][-1] < names["losses"][0]

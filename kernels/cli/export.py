@@ -16,6 +16,7 @@ from .common import (
     DTYPES,
     NUMERICS,
     CliError,
+    activation_in,
     as_cli_error,
     check_output,
     choose,
@@ -80,6 +81,11 @@ def export(
     if model.resolve() == network.resolve():
         raise CliError(f"expected the model to be a file of its own, got {model}")
     layers = _load(network)
+    activation = activation_in(network)
+    if activation != "relu":
+        raise CliError(
+            f"expected a network with relu, which models can have, got {activation} in {network}"
+        )
 
     from backends.export.onnx import forward_model, step_model
 

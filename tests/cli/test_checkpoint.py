@@ -635,8 +635,9 @@ def test_runs_end_at_multiples():
     assert state == 13
     assert losses.tolist() == list(range(3, 13))
     assert seen == [(i + 1, 3.0 + i) for i in range(10)]
-    assert [layers for layers, _ in kept] == [(1,), (1, 4), (1, 4, 4), (1, 4, 4, 1)]
-    assert [len(losses) for _, losses in kept] == [1, 5, 9, 10]
+    assert [layers for layers, *_ in kept] == [(1,), (1, 4), (1, 4, 4), (1, 4, 4, 1)]
+    assert [len(losses) for _, losses, _ in kept] == [1, 5, 9, 10]
+    assert [state for *_, state in kept] == [4, 8, 12, 13]
 
 
 @pytest.mark.parametrize("last", [2, 4, 6])

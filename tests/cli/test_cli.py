@@ -343,10 +343,10 @@ def test_a_diverged_network_is_not_saved(run, tmp_path):
 
 
 def test_a_disk_that_fails_at_the_end_is_told(run, tmp_path, monkeypatch):
-    def full(path, layers):
+    def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kernels.cli.train.command.save", full)
+    monkeypatch.setattr("kernels.cli.train.command.save_network", full)
     _, err = run("train", "--steps", 1, "--save", tmp_path / "net", status=1)
     assert err.startswith(f"Error: cannot write {tmp_path / 'net'}: ")
     assert "No space left" in err

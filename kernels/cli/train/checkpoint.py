@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._host import to_host
+from ..._typing import Array
 from ...digest import digest
 from ...layer import Layer
+from ...optimizers import AdamState, SGDState
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
 from ..common import CliError, warn
 from .settings import Settings
@@ -25,7 +27,12 @@ __all__ = ["Checkpoint", "agree", "newest", "prepare", "write"]
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 # What may change on the way: how far to go, and how it is computed.
-_FREE = ("epochs", "steps", "backend", "compile", "every")
+_FREE: tuple[str, ...] = ("epochs", "steps", "backend", "compile", "every")
+
+# Those whose rates depend on how many steps there are in all.
+_TO_AN_END = ("linear", "cosine")
+
+_STATES = {"sgd": SGDState, "adam": AdamState}
 
 
 class Checkpoint(NamedTuple):
@@ -39,11 +46,14 @@ class Checkpoint(NamedTuple):
         The loss before each step from the first, a NumPy array of shape (steps,).
     settings
         How it was trained.
+    state
+        Of the optimizer, with arrays of the same library, if it has any.
     """
 
     layers: tuple[Layer, ...]
     losses: Any
     settings: Settings
+    state: SGDState | AdamState | None = None
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -81,6 +91,8 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
     """
     # The file may have moved: its hash tells whether it is the same.
     free = _FREE if before.data is None else (*_FREE, "data")
+    if before.schedule in _TO_AN_END:
+        free = tuple(name for name in free if name not in ("epochs", "steps"))
     for name, value in given.items():
         saved = getattr(before, name)
         if name not in free and value != saved:
@@ -129,10 +141,11 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     """
     step = len(checkpoint.losses)
     settings = json.dumps(checkpoint.settings._asdict())
+    slots = _slots(checkpoint.state)
     write_tensors(
         folder / f"step-{step:08}.safetensors",
-        {**tensors_of(checkpoint.layers), "losses": checkpoint.losses},
-        _sealed(checkpoint.layers, checkpoint.losses, settings),
+        {**tensors_of(checkpoint.layers), **slots, "losses": checkpoint.losses},
+        _sealed(checkpoint.layers, checkpoint.losses, slots, settings),
     )
     files = _files(folder)
     before = (path for path in reversed(files) if _step(path) < step and _is_whole(path))
@@ -163,17 +176,40 @@ def _read(path: Path) -> Checkpoint:
         losses = np.frombuffer(tensors.pop("losses")["data"], dtype.newbyteorder("<"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"expected a checkpoint, got another file in {path}") from error
-    losses = losses.astype(dtype)
-    layers = layers_of(tensors, path, like=np.zeros(0, dtype))
-    if texts != _sealed(layers, losses, texts["settings"]):
+    losses, like = losses.astype(dtype), np.zeros(0, dtype)
+    kind: Any = _STATES.get(settings.optimizer, SGDState)
+    nets = []
+    for field in kind._fields[1:]:
+        names = [name for name in tensors if name.startswith(f"{field}.")]
+        net = {name.removeprefix(f"{field}."): tensors.pop(name) for name in names}
+        nets.append(layers_of(net, path, like=like) if net else ())
+    layers = layers_of(tensors, path, like=like)
+    state = kind(len(losses), *nets) if any(nets) else None
+    if texts != _sealed(layers, losses, _slots(state), texts["settings"]):
         raise ValueError(f"expected the content that its hashes are of, got another in {path}")
-    return Checkpoint(layers, losses, settings)
+    return Checkpoint(layers, losses, settings, state)
 
 
-def _sealed(layers: tuple[Layer, ...], losses: Any, settings: str) -> dict[str, str]:
+def _slots(state: SGDState | AdamState | None) -> dict[str, Array]:
+    """Name the arrays of a state: `velocity.layers.0.weight`, ..."""
+    return (
+        {
+            f"{field}.{name}": a
+            for field, net in zip(state._fields[1:], state[1:], strict=True)
+            for name, a in tensors_of(net).items()
+        }
+        if state is not None
+        else {}
+    )
+
+
+def _sealed(
+    layers: tuple[Layer, ...], losses: Any, slots: dict[str, Array], settings: str
+) -> dict[str, str]:
     """Put the hash of the network beside the settings, and one of that and all the rest."""
     texts = {"settings": settings, "digest": digest(layers)}
     rest = json.dumps(texts).encode() + to_host(losses).tobytes()
+    rest += b"".join(to_host(slots[name]).tobytes() for name in sorted(slots))
     return texts | {"sha256": hashlib.sha256(rest).hexdigest()}
 
 

@@ -14,12 +14,21 @@ from backends.workers import Workers
 from ..._typing import Array
 from ...digest import digest
 from ...layer import Layer
-from ...storage import save
+from ...optimizers import AdamState, SGDState
 from ...training import Fit, fit
-from ..common import NUMERICS, as_cli_error, compiles, console, device_of, warn
+from ..common import (
+    NUMERICS,
+    as_cli_error,
+    compiles,
+    console,
+    device_of,
+    save_network,
+    warn,
+)
 from ..entry import of_fields
 from .checkpoint import Checkpoint, prepare, write
 from .job import Job, job_on, sizes_of
+from .method import activation_of, shown_method
 from .plan import Plan, plan_of
 from .report import LOSS_NAMES, Report, as_json, milestones, plot_losses, report_table
 from .running import Scores, Trained, check_finite, fit_timed, in_runs, measure, note_ctrl_c
@@ -57,16 +66,18 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
             start=len(job.earlier),
             total=job.total,
             interrupted=interrupted,
+            state=job.state,
         )
         losses = _joined(job.earlier, trained.losses)
         numerics = NUMERICS[job.settings.numerics]
-        scores = measure(job.problem, trained.layers, place, numerics)
+        activation = activation_of(job.settings)
+        scores = measure(job.problem, trained.layers, place, numerics, activation)
         check_finite(trained.layers, losses, job.problem, place, final_loss=scores.final_loss)
         if not team.first:
             return
         if options.save is not None:
             with as_cli_error(OSError, prefix=f"cannot write {options.save}: ", status=1):
-                save(options.save, trained.layers)
+                save_network(options.save, trained.layers, job.settings.activation)
     report = _report(team, plan, job, trained, losses, scores)
     if options.plot is not None:
         title = f"{report.problem} on {report.backend}, {report.dtype}"
@@ -93,19 +104,28 @@ def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> 
     return in_runs(training, every=job.settings.every, keep=partial(_keep, team, folder, job))
 
 
-def _keep(team: Workers, folder: Path, job: Job, layers: tuple[Layer, ...], losses: Array) -> None:
+def _keep(
+    team: Workers,
+    folder: Path,
+    job: Job,
+    layers: tuple[Layer, ...],
+    losses: Array,
+    state: SGDState | AdamState,
+) -> None:
     """Write a checkpoint, unless training diverged."""
     to_numpy = team.backend.to_numpy
     every = _joined(job.earlier, to_numpy(losses))
     check_finite(layers, every, job.problem, team.backend)
     # Here, since a lost connection to workers is an OSError too.
-    host = tuple(
-        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
+    host, *slots = (
+        tuple(Layer(to_numpy(w), None if b is None else to_numpy(b)) for w, b in net)
+        for net in (layers, *state[1:])
     )
     if not team.first:
         return
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
-        write(folder, Checkpoint(host, every, job.settings))
+        kept = type(state)(state.steps, *slots) if any(slots) else None
+        write(folder, Checkpoint(host, every, job.settings, kept))
 
 
 def _joined(earlier: Any, losses: Any) -> Any:
@@ -129,6 +149,11 @@ def _report(
         sizes=sizes_of(trained.layers),
         samples=problem.x.shape[0],
         learning_rate=problem.learning_rate,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        activation=settings.activation,
+        l2=settings.l2,
+        method=shown_method(settings),
         batch_size=problem.batch_size,
         seed=settings.seed,
         resumed=None if options.resume is None else str(options.resume),

@@ -13,10 +13,12 @@ from backends.workers import Workers
 from ..._typing import Array
 from ...layer import Layer
 from ...minibatches import steps_of
+from ...optimizers import AdamState, SGDState
 from ...reference.problems import Problem, digits, tutorial
 from ...storage import load
-from ..common import DTYPES, CliError, as_cli_error
+from ..common import DTYPES, CliError, activation_in, as_cli_error
 from .data import FOLDER, Table, make_problem
+from .method import ADAM_RATE
 from .plan import Plan
 from .settings import Settings
 
@@ -36,12 +38,15 @@ class Job(NamedTuple):
         The losses of the steps that are done.
     total
         How many steps there are in all.
+    state
+        Of the optimizer after the steps that are done, if it has one.
     """
 
     problem: Problem
     settings: Settings
     earlier: Any
     total: int
+    state: SGDState | AdamState | None = None
 
 
 def job_on(team: Workers, plan: Plan) -> Job:
@@ -77,7 +82,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
         )
     if samples < team.count:
         raise CliError(f"expected at most as many workers as samples, {samples}, got {team.count}")
-    return Job(problem, settings, earlier, total)
+    return Job(problem, settings, earlier, total, _state(plan, team.backend))
 
 
 def sizes_of(layers: Sequence[Layer]) -> tuple[int, ...]:
@@ -89,15 +94,32 @@ def _initial(plan: Plan, place: Backend) -> tuple[Layer, ...] | None:
     """Read the network to go on from, if any."""
     dtype = plan.settings.dtype
     if plan.before is not None:
-        return tuple(
-            Layer(
-                place.asarray(weight, dtype), None if bias is None else place.asarray(bias, dtype)
-            )
-            for weight, bias in plan.before.layers
-        )
+        return _placed(plan.before.layers, place, dtype)
     if plan.options.resume is not None:
-        return _load(plan.options.resume, place.asarray([0.0], dtype), dtype)
+        path, activation = plan.options.resume, plan.settings.activation
+        layers = _load(path, place.asarray([0.0], dtype), dtype)
+        if activation_in(path) != activation:
+            raise CliError(
+                f"expected --activation {activation_in(path)}, as in {path}, got {activation}"
+            )
+        return layers
     return None
+
+
+def _state(plan: Plan, place: Backend) -> SGDState | AdamState | None:
+    """Bring the state of the optimizer, if it has arrays, from a checkpoint to a backend."""
+    state = None if plan.before is None else plan.before.state
+    if state is None or not any(state[1:]):
+        return None
+    nets = (_placed(net, place, plan.settings.dtype) for net in state[1:])
+    return type(state)(state.steps, *nets)
+
+
+def _placed(layers: Sequence[Layer], place: Backend, dtype: str) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(place.asarray(weight, dtype), None if bias is None else place.asarray(bias, dtype))
+        for weight, bias in layers
+    )
 
 
 def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
@@ -137,8 +159,11 @@ def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem
         problem = digits(
             asarray=place.asarray, dtype=settings.dtype, hidden=hidden, seed=settings.seed
         )
-    if settings.learning_rate is not None:
-        problem = problem._replace(learning_rate=settings.learning_rate)
+    rate = settings.learning_rate
+    if rate is None and settings.optimizer == "adam":
+        rate = ADAM_RATE
+    if rate is not None:
+        problem = problem._replace(learning_rate=rate)
     if settings.batch_size is not None:
         problem = problem._replace(batch_size=settings.batch_size)
     if settings.steps is not None or settings.epochs is not None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..common import CliError, as_cli_error, check_output, choose, require
 from .checkpoint import Checkpoint, agree, newest
 from .data import TASKS, Table, read_folder, read_table
+from .method import check_method
 from .settings import Options, Settings, given_of, with_engine
 
 __all__ = ["Plan", "plan_of"]
@@ -56,6 +57,7 @@ def plan_of(options: Options) -> Plan:
     if options.every is not None and folder is None:
         raise CliError("--every needs --checkpoint DIR")
     settings = with_engine(settings, options)
+    check_method(settings, options.engine)
     _check_outputs(options, None if settings.data is None else Path(settings.data))
     return Plan(options, settings, _read_data(settings), before, folder)
 

@@ -43,6 +43,10 @@ class Report(NamedTuple):
         How many were trained on.
     learning_rate, batch_size, seed
         Arguments of `kernels.fit`.
+    optimizer, schedule, activation, l2
+        Options of `train`.
+    method
+        What differs from plain gradient descent with relu, in words.
     resumed
         The file or folder that training started from.
     steps, steps_asked
@@ -76,6 +80,11 @@ class Report(NamedTuple):
     sizes: tuple[int, ...]
     samples: int
     learning_rate: float
+    optimizer: str
+    schedule: str
+    activation: str
+    l2: float
+    method: str
     batch_size: int | None
     seed: int
     resumed: str | None
@@ -128,6 +137,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     batch = "all samples" if report.batch_size is None else f"batches of {report.batch_size}"
     of = "" if report.steps == report.steps_asked else f" of {report.steps_asked}"
     yield "steps", f"{report.steps}{of}, {batch}, learning rate {report.learning_rate:.4g}"
+    if report.method:
+        yield "method", report.method
     yield "final loss", f"{report.final_loss:.6g}, {report.loss_name} over all training samples"
     if report.held_out is not None:
         yield "held out", _scores(report.held_out)

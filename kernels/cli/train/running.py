@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from backends import Backend
 
 from ..._typing import Array
+from ...activations import Activation, relu
 from ...layer import Layer
 from ...minibatches import steps_of
 from ...network import forward
@@ -24,6 +25,7 @@ from ...numerics import Numerics
 from ...reference.problems import Problem
 from ...training import Fit
 from ..common import NUMERICS, CliError, as_cli_error
+from .method import method_of
 from .settings import Settings
 
 __all__ = [
@@ -95,7 +97,7 @@ def in_runs(
     fit: Callable[..., Fit],
     *,
     every: int,
-    keep: Callable[[tuple[Layer, ...], Array], object],
+    keep: Callable[[tuple[Layer, ...], Array, Any], object],
 ) -> Callable[..., Fit]:
     """Make of a `fit` another that stops at each multiple of `every` steps and goes on.
 
@@ -106,7 +108,8 @@ def in_runs(
     every
         Steps between two stops, counted from step 0 and not from `start`.
     keep
-        Called at each stop and at the end with the network and the losses since `start`.
+        Called at each stop and at the end with the network, the losses since `start` and the state
+        of the optimizer.
     """
 
     def fit_in_runs(
@@ -140,7 +143,7 @@ def in_runs(
             )
             losses = [xp.concat([*losses, values])]
             done = losses[0].shape[0]
-            keep(layers, losses[0])
+            keep(layers, losses[0], state)
         return Fit(layers, losses[0], state)
 
     return fit_in_runs
@@ -155,6 +158,7 @@ def fit_timed(
     start: int,
     total: int,
     interrupted: Event,
+    state: Any = None,
 ) -> Trained:
     """Train by `fit` from step `start` to `total`, or until interrupted, with a progress bar.
 
@@ -205,8 +209,9 @@ def fit_timed(
             problem.layers,
             problem.x,
             problem.y,
-            learning_rate=problem.learning_rate,
+            **method_of(settings, total),
             start=start,
+            state=state,
             steps=total - start,
             batch_size=problem.batch_size,
             seed=settings.seed,
@@ -238,13 +243,17 @@ def _compiler_errors(place: Backend, compile: bool) -> Iterator[None]:
 
 
 def measure(
-    problem: Problem, layers: tuple[Layer, ...], place: Backend, numerics: Numerics
+    problem: Problem,
+    layers: tuple[Layer, ...],
+    place: Backend,
+    numerics: Numerics,
+    activation: Activation = relu,
 ) -> Scores:
     """Compute the loss over all training samples and the scores on those held out."""
     import numpy as np
 
     def predict(x: Array) -> Array:
-        return forward(layers, x, numerics=numerics)[-1]
+        return forward(layers, x, activation=activation, numerics=numerics)[-1]
 
     with np.errstate(over="ignore", invalid="ignore"):
         loss, _ = problem.loss(predict(problem.x), problem.y, numerics=numerics)

@@ -38,6 +38,13 @@ class Settings(NamedTuple):
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    optimizer: str = "sgd"
+    schedule: str = "constant"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+    activation: str = "relu"
+    l2: float = 0.0
     seed: int = 0
     backend: str = "numpy"
     dtype: str = "float32"
@@ -101,7 +108,45 @@ class Options(NamedTuple):
     ] = None
     batch_size: Annotated[int | None, _option("Network", "Samples in a batch.", min=1)] = None
     learning_rate: Annotated[
-        float | None, _option("Network", "Of gradient descent. Default: suited to the data.")
+        float | None,
+        _option("Network", "Default: suited to the data, or 0.001 with --optimizer adam."),
+    ] = None
+    optimizer: Annotated[
+        str | None, _option("Network", f"sgd or adam. Default: {_DEFAULT.optimizer}.")
+    ] = None
+    schedule: Annotated[
+        str | None,
+        _option(
+            "Network",
+            "How the learning rate falls: constant, inverse (by the root of the step), linear or "
+            f"cosine (to 0 at the last step). Default: {_DEFAULT.schedule}.",
+        ),
+    ] = None
+    momentum: Annotated[
+        float | None, _option("Network", f"Of sgd, below 1. Default: {_DEFAULT.momentum}.")
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        _option("Network", f"Of weights, not biases. Default: {_DEFAULT.weight_decay}."),
+    ] = None
+    max_norm: Annotated[
+        float | None, _option("Network", "Scale larger gradients down to this norm.")
+    ] = None
+    activation: Annotated[
+        str | None,
+        _option(
+            "Network",
+            "Between layers: relu, leaky_relu, elu, softplus, tanh, logistic or identity. "
+            f"Default: {_DEFAULT.activation}.",
+        ),
+    ] = None
+    l2: Annotated[
+        float | None,
+        _option(
+            "Network",
+            "Add half of this times the sum of squared weights to the loss. Default: "
+            f"{_DEFAULT.l2}.",
+        ),
     ] = None
     seed: Annotated[
         int | None,

@@ -1,0 +1,151 @@
+"""Options of how to train: what they do, what checkpoints keep of them, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import activations, schedules
+from kernels.__main__ import main
+from kernels.reference.problems import tutorial
+
+NEEDED = "the command line needs array-api-kernels[cli]"
+for module in ("typer", "rich", "safetensors", "sklearn"):
+    pytest.importorskip(module, reason=NEEDED)
+
+EXACT = ("--problem", "tutorial", "--hidden", 7, "--numerics", "exact", "--every", 100)
+ADAM = ("--optimizer", "adam", "--activation", "tanh", "--weight-decay", 0.1, "--l2", 0.01)
+SGD = ("--momentum", 0.9, "--learning-rate", 1e-6, "--max-norm", 100)
+
+
+@pytest.fixture
+def train(capsys, tmp_path):
+    """Run `train --json`, with checkpoints; return the report, or the only line of an error."""
+
+    def train(*arguments, status=0, folder="ck", command="train"):
+        if command == "train":
+            more = () if "--resume" in arguments else ("--checkpoint", tmp_path / folder)
+            arguments = (*arguments, *more, "--json")
+        got = main([command, *map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert got == status, (out, err)
+        if status == 0:
+            assert err == ""
+            return json.loads(out)
+        assert out == ""
+        assert err.count("\n") == 1
+        return err
+
+    return train
+
+
+def test_options_are_arguments_of_fit(train):
+    report = train(*EXACT, *ADAM, "--schedule", "cosine", "--steps", 4)
+    problem = tutorial(like=np.zeros(0, "float32"), hidden=(7,), seed=0)
+    fit = kernels.fit(
+        problem.layers,
+        problem.x,
+        problem.y,
+        optimizer=kernels.Adam(schedules.cosine(1e-3, steps=4), weight_decay=0.1),
+        activation=activations.tanh,
+        l2=0.01,
+        steps=4,
+        numerics=kernels.EXACT,
+    )
+    assert report["digest"] == kernels.digest(fit.layers)
+    prediction = kernels.forward(
+        fit.layers, problem.x, activation=activations.tanh, numerics=kernels.EXACT
+    )[-1]
+    value, _ = kernels.squared_error(prediction, problem.y, numerics=kernels.EXACT)
+    assert report["final_loss"] == float(value)
+    named = {"optimizer": "adam", "schedule": "cosine", "activation": "tanh", "l2": 0.01}
+    assert {name: report[name] for name in named} == named
+    assert report["learning_rate"] == 1e-3
+    expected = "optimizer adam, schedule cosine, weight decay 0.1, activation tanh, l2 0.01"
+    assert report["method"] == expected
+
+
+@pytest.mark.parametrize("method", [ADAM, SGD], ids=["adam", "momentum"])
+def test_what_is_resumed_ends_on_the_same_bits(train, tmp_path, method):
+    options = (*EXACT, *method, "--schedule", "inverse")
+    whole = train(*options, "--steps", 5, folder="whole")
+    train(*options, "--steps", 2)
+    rest = train("--resume", tmp_path / "ck", "--steps", 5)
+    assert rest["digest"] == whole["digest"]
+    assert rest["losses"] == whole["losses"]
+    assert rest["method"] == whole["method"] != ""
+
+
+def test_a_plain_run_is_as_before(train, tmp_path):
+    """Its checkpoint has no state."""
+    report = train(*EXACT, "--steps", 2)
+    assert report["method"] == ""
+    train("--resume", tmp_path / "ck", "--steps", 3)
+    tensors, _ = kernels.storage.read_tensors(tmp_path / "ck" / "step-00000003.safetensors")
+    assert {name.partition(".")[0] for name in tensors} == {"layers", "losses"}
+
+
+def test_a_changed_state_is_damage(train, tmp_path):
+    """A checkpoint whose state is another's is not gone on from."""
+    train(*EXACT, *SGD, "--steps", 2)
+    from kernels.cli.train import checkpoint
+
+    last = checkpoint.newest(tmp_path / "ck")
+    path = tmp_path / "ck" / "step-00000002.safetensors"
+    tensors, texts = kernels.storage.read_tensors(path)
+    own = {**kernels.storage.tensors_of(last.layers), "losses": last.losses}
+    assert len(tensors) > len(own)
+    kernels.storage.write_tensors(path, own, texts)
+    said = train("--resume", tmp_path / "ck", "--steps", 3, status=2)
+    assert "expected the content that its hashes are of, got another" in said
+
+
+REFUSED = [
+    (("--optimizer", "rmsprop"), "expected --optimizer to be sgd or adam, got 'rmsprop'."),
+    (("--activation", "swish"), "logistic or relu or softplus or tanh, got 'swish'."),
+    (("--schedule", "step"), "constant or inverse or linear or cosine, got 'step'."),
+    (("--momentum", 1), "expected --momentum of 0 or more and below 1, got 1.0."),
+    (("--momentum", 0.9, "--optimizer", "adam"), "--momentum needs --optimizer sgd, got adam."),
+    (("--weight-decay", -1), "expected --weight-decay of 0 or more, got -1.0."),
+    (("--l2", "nan"), "expected --l2 of 0 or more, got nan."),
+    (("--max-norm", 0), "expected a positive --max-norm, got 0.0."),
+    (
+        ("--engine", "dask", "--activation", "tanh"),
+        "--engine dask trains by plain gradient descent with relu, got --activation tanh.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=lambda given: str(given)[:30])
+def test_what_is_refused(train, given, message):
+    assert train(*given, "--steps", 1, status=2).endswith(f"{message}\n")
+
+
+def test_what_a_checkpoint_decides(train, tmp_path):
+    train(*EXACT, *ADAM, "--schedule", "linear", "--steps", 3)
+    for given, expected in (
+        (("--optimizer", "sgd"), "expected --optimizer adam, as in the checkpoint"),
+        (("--l2", 0.1), "expected --l2 0.01, as in the checkpoint"),
+        # To an end that was 3 steps away.
+        (("--steps", 5), "expected --steps 3, as in the checkpoint"),
+        (("--epochs", 5), "expected no --epochs, as in the checkpoint"),
+    ):
+        assert expected in train("--resume", tmp_path / "ck", *given, status=2)
+
+
+def test_a_file_knows_its_activation(train, tmp_path):
+    net = tmp_path / "net.safetensors"
+    train(*EXACT, *ADAM, "--steps", 1, "--save", net)
+    options = ("--problem", "tutorial", "--hidden", 7, "--steps", 1, "--resume", net)
+    said = train(*options, status=2)
+    assert said == f"Error: expected --activation tanh, as in {net}, got relu.\n"
+    train(*options, "--activation", "tanh")
+    pytest.importorskip("ndonnx")
+    said = train(tmp_path / "m.onnx", "--network", net, status=2, command="export")
+    assert "expected a network with relu, which models can have, got tanh in" in said
+
+
+def test_the_table_names_the_method(capsys):
+    assert main(["train", *map(str, EXACT[:-2]), *map(str, SGD), "--steps", "1"]) == 0
+    assert "momentum 0.9, max norm 100.0" in capsys.readouterr().out
