@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import kernels
 from kernels import Array, Layer
+from kernels.activations import Activation, relu
 from kernels.losses import Loss
 from kernels.numerics import NATIVE, Numerics
 
@@ -20,7 +21,9 @@ __all__ = ["forward_model", "step_model"]
 _MAX_WEIGHTS = 2**31 - 2**24
 
 
-def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> Any:
+def forward_model(
+    layers: Sequence[Layer], *, activation: Activation = relu, numerics: Numerics = NATIVE
+) -> Any:
     """Make a model of the prediction, kernels.forward(layers, x)[-1].
 
     Its input is `x` of shape (batch, n_in) for any batch of at least one sample, its output
@@ -30,6 +33,8 @@ def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> An
     ----------
     layers
         A network of NumPy arrays.
+    activation
+        One of `kernels.activations`.
     numerics
         What products and sums are.
 
@@ -52,7 +57,8 @@ def forward_model(layers: Sequence[Layer], *, numerics: Numerics = NATIVE) -> An
         )
     weights = _arguments(layers)
     x = _argument(("batch", layers[0].weight.shape[0]), layers[0].weight.dtype)
-    prediction = kernels.forward(weights, x, numerics=cast(Numerics, _Rows(numerics)))[-1]
+    settings: Any = {"activation": activation, "numerics": _Rows(numerics)}
+    prediction = kernels.forward(weights, x, **settings)[-1]
     model = _build({"x": x} | _named("", weights), {"prediction": prediction})
     graph = model.graph
     del graph.input[1:]
@@ -69,6 +75,7 @@ def step_model(
     batch_size: int,
     learning_rate: float,
     loss: Loss = kernels.squared_error,
+    activation: Activation = relu,
     numerics: Numerics = NATIVE,
 ) -> Any:
     """Make a model of a whole step of training, kernels.step(layers, x, y, ...).
@@ -84,7 +91,7 @@ def step_model(
         A network of NumPy arrays, which gives shapes and dtype.
     batch_size
         Samples in a batch.
-    learning_rate, loss, numerics
+    learning_rate, loss, activation, numerics
         As for `kernels.step`.
 
     Returns
@@ -103,9 +110,8 @@ def step_model(
         y = _argument((batch_size,), "int64")
     else:
         y = _argument((batch_size, layers[-1].weight.shape[1]), dtype)
-    new, value = kernels.step(
-        weights, x, y, learning_rate=learning_rate, loss=loss, numerics=numerics
-    )
+    settings: Any = {"loss": loss, "activation": activation, "numerics": numerics}
+    new, value = kernels.step(weights, x, y, learning_rate=learning_rate, **settings)
     inputs = _named("", weights) | {"x": x, "y": y}
     # A name stands for one value in a model, so outputs have names of their own.
     return _checked(_build(inputs, _named("new.", new) | {"loss": value}))
@@ -121,9 +127,6 @@ class _Rows:
 
     numerics: Numerics
 
-    def left(self, a: Array) -> Any:
-        return self.numerics.left(a)
-
     def matmul(self, a: Any, b: Array) -> Array:
         import ndonnx
 
@@ -132,8 +135,8 @@ class _Rows:
         product = self.numerics.matmul(a, b)
         return cast(Array, ndonnx.reshape(product, (-1, b.shape[1])))
 
-    def add(self, a: Array, b: Array) -> Array:
-        return self.numerics.add(a, b)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.numerics, name)
 
 
 def _argument(shape: tuple[int | str, ...], dtype: Any) -> Array:

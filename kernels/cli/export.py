@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from .. import activations
+from ..activations import Activation
 from ..layer import Layer
 from ..losses import Loss, softmax_cross_entropy, squared_error
 from ..storage import load
@@ -81,11 +83,7 @@ def export(
     if model.resolve() == network.resolve():
         raise CliError(f"expected the model to be a file of its own, got {model}")
     layers = _load(network)
-    activation = activation_in(network)
-    if activation != "relu":
-        raise CliError(
-            f"expected a network with relu, which models can have, got {activation} in {network}"
-        )
+    activation = _activation_in(network)
 
     from backends.export.onnx import forward_model, step_model
 
@@ -95,7 +93,7 @@ def export(
         as_cli_error(ValueError),
     ):
         if what == "forward":
-            made = forward_model(layers, numerics=NUMERICS[numerics])
+            made = forward_model(layers, activation=activation, numerics=NUMERICS[numerics])
         else:
             assert learning_rate is not None
             assert batch_size is not None
@@ -104,6 +102,7 @@ def export(
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 loss=LOSSES[loss or "squared_error"],
+                activation=activation,
                 numerics=NUMERICS[numerics],
             )
     with as_cli_error(OSError, prefix=f"cannot write {model}: ", status=1):
@@ -140,6 +139,15 @@ def _load(path: Path) -> tuple[Layer, ...]:
         except ValueError as error:
             refusals.append(str(error).splitlines()[0])
     raise CliError(refusals[0])
+
+
+def _activation_in(path: Path) -> Activation:
+    """Find the activation that a file names."""
+    name = activation_in(path)
+    found = getattr(activations, name, None)
+    if not isinstance(found, Activation):
+        raise CliError(f"expected one of the activations in {path}, got {name!r}")
+    return found
 
 
 def _print_model(console: Console, path: Path, model: Any) -> None:

@@ -447,4 +447,6 @@ def _to_float(a: Array, xp: Any) -> Array:
 def _look_up(table: Sequence[float], index: Array, dtype: Any, xp: Any) -> Array:
     values = xp.asarray(table, dtype=dtype, **placement(index))
     found = xp.take(values, xp.reshape(index, (-1,)), axis=0)
-    return cast(Array, xp.reshape(found, index.shape))
+    # Of ONNX models one size may not be known.
+    shape = tuple(-1 if size is None else size for size in index.shape)
+    return cast(Array, xp.reshape(found, shape))

@@ -141,9 +141,44 @@ def test_a_file_knows_its_activation(train, tmp_path):
     said = train(*options, status=2)
     assert said == f"Error: expected --activation tanh, as in {net}, got relu.\n"
     train(*options, "--activation", "tanh")
+
+
+@pytest.mark.parametrize("what", ["forward", "step"])
+def test_a_model_has_the_activation_of_the_file(train, tmp_path, capsys, what):
+    """With exact numerics the bits of the kernel; it takes the file's word."""
+    for module in ("ndonnx", "onnxruntime"):
+        pytest.importorskip(module)
+    import onnxruntime
+
+    net, model = tmp_path / "net.safetensors", tmp_path / "m.onnx"
+    train(*EXACT, *ADAM, "--steps", 1, "--save", net)
+    options = ["--network", str(net), "--what", what, "--numerics", "exact"]
+    if what == "step":
+        options += ["--learning-rate", "1e-6", "--batch-size", "64"]
+    assert main(["export", str(model), *options]) == 0
+    assert "prediction" in capsys.readouterr().out or what == "step"
+    session = onnxruntime.InferenceSession(model)
+    problem = tutorial(like=np.zeros(0, "float32"), hidden=(7,), seed=0)
+    layers = kernels.load(net, like=problem.x)
+    given = {"activation": activations.tanh, "numerics": kernels.EXACT}
+    if what == "forward":
+        (got,) = session.run(["prediction"], {"x": problem.x})
+        expected = kernels.forward(layers, problem.x, **given)[-1]
+    else:
+        inputs = kernels.storage.tensors_of(layers) | {"x": problem.x, "y": problem.y}
+        (got,) = session.run(["new.layers.0.weight"], inputs)
+        new, _ = kernels.step(layers, problem.x, problem.y, learning_rate=1e-6, **given)
+        expected = new[0].weight
+    np.testing.assert_array_equal(got.view("u4"), expected.view("u4"))
+
+
+def test_an_unknown_activation_in_a_file(train, tmp_path):
     pytest.importorskip("ndonnx")
+    net = tmp_path / "net.safetensors"
+    tensors = kernels.storage.tensors_of(kernels.init((2, 1), like=np.zeros(0)))
+    kernels.storage.write_tensors(net, tensors, {"activation": "swish"})
     said = train(tmp_path / "m.onnx", "--network", net, status=2, command="export")
-    assert "expected a network with relu, which models can have, got tanh in" in said
+    assert said == f"Error: expected one of the activations in {net}, got 'swish'.\n"
 
 
 def test_the_table_names_the_method(capsys):
