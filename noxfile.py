@@ -218,7 +218,7 @@ def doctests(session: nox.Session) -> None:
     install(session, "-e", ".[cli]", *PYTEST)
     # Those of backends.autograd need its libraries, and run in the tests of these; the others need
     # torch and Dask to be imported at all.
-    modules = ("autograd", "workers/_dtensor.py", "workers/_dask_steps.py")
+    modules = ("autograd", "workers/_torch_team.py", "workers/_dask_steps.py")
     ignored = (f"--ignore=backends/{module}" for module in modules)
     options = ("--doctest-modules", "--doctest-glob=*.md", *ignored)
     pytest(session, "doctests", *options, "kernels", "backends", "benchmarks", "docs")

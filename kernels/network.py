@@ -175,7 +175,8 @@ def backward_to_input(
     check_activations(layers, activations, gradient)
     check_activation(activation)
     gradients, first = _differentiate(layers, activations, gradient, activation, numerics)
-    return gradients, numerics.matmul(first, layers[0].weight.T)
+    to_input = numerics.matmul(first, layers[0].weight.T)
+    return gradients, numerics.team.whole(to_input, gradient.shape[0])
 
 
 def update(
@@ -301,7 +302,8 @@ def unchecked_step(
 ) -> tuple[tuple[Layer, ...], Array]:
     """Take one step as `step` does, without its checks.
 
-    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared.
+    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared,
+    as far as they are this worker's own samples.
     """
     settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
     value, changes = differentiated(layers, x, y, operands, -learning_rate, **settings)
@@ -320,13 +322,16 @@ def differentiated(
     numerics: Numerics,
 ) -> tuple[Array, tuple[Layer, ...]]:
     """Compute the loss, and its gradients times a factor; the rest is as for `unchecked_step`."""
-    xp = array_namespace(x)
+    xp, team, n = array_namespace(x), numerics.team, x.shape[0]
+    x = team.own(x)
     forth, back = operands or (x, x.T)
     activations = _forward(layers, x, forth, activation, numerics, xp)
-    value, gradient = loss(activations[-1], y, numerics=numerics)
+    # The loss may be any function of all predictions, so every worker computes all of it.
+    value, gradient = loss(team.whole(activations[-1], n), y, numerics=numerics)
+    gradient = team.own(gradient)
     if factor is not None:
         gradient = numerics.multiply(gradient, factor)
-    return value, _backward(layers, activations, back, gradient, activation, numerics)[0]
+    return value, _backward(layers, activations, back, gradient, n, activation, numerics)[0]
 
 
 def _forward(
@@ -358,9 +363,10 @@ def _differentiate(
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute as `_backward` with activations that may hold what `forward` returns nowhere."""
-    x, *others = activations
+    own, n = numerics.team.own, gradient.shape[0]
+    x, *others = map(own, activations)
     activations = (x, *(numerics.flush(a) for a in others))
-    return _backward(layers, activations, x.T, gradient, activation, numerics)
+    return _backward(layers, activations, x.T, own(gradient), n, activation, numerics)
 
 
 def _backward(
@@ -368,23 +374,23 @@ def _backward(
     activations: Sequence[Array],
     operand: Any,
     gradient: Array,
+    n: int,
     activation: Activation,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute the gradients of the parameters, and that of the first pre-activation.
 
-    `operand` is activations[0].T, prepared or not.
+    `operand` is activations[0].T, prepared or not; n is how many samples all workers have.
     """
-    gradients: list[Layer] = []
+    terms: list[tuple[Any, Array, bool]] = []
     for i in reversed(range(len(layers))):
         weight, bias = layers[i]
-        change = numerics.matmul(operand if i == 0 else activations[i].T, gradient)
-        bias_change = None if bias is None else numerics.sum(gradient, axis=0)
-        gradients.append(Layer(change, bias_change))
+        terms.append((operand if i == 0 else activations[i].T, gradient, bias is not None))
         if i > 0:
             gradient = numerics.matmul(gradient, weight.T)
             gradient = activation.back(activations[i], gradient, numerics)
-    return tuple(reversed(gradients)), gradient
+    changes = numerics.over_samples(terms, n)
+    return tuple(Layer(*change) for change in reversed(changes)), gradient
 
 
 def _add(

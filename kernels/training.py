@@ -188,7 +188,10 @@ def fit(
         if check_compiler and isinstance(numerics, Exact):
             try_compiler(compile, xp, placement(x).get("device"))
     # The one input that never changes: all samples as one batch.
-    operands = (numerics.left(x), numerics.left(x.T)) if batch_size is None else None
+    operands = None
+    if batch_size is None:
+        own = numerics.team.own(x)
+        operands = numerics.left(own), numerics.left(own.T, samples=x.shape[0])
     fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
     # Of gradient descent alone, which multiplies the small gradient of the loss by the rate.
     plain = optimizer.is_plain and l2 == 0.0

@@ -11,6 +11,7 @@ import sys
 
 os.environ["JAX_ENABLE_X64"] = "1"
 
+import numpy as np
 
 import kernels
 from backends import workers
@@ -47,46 +48,59 @@ def digest_after(problem, fit, steps, numerics):
 
 
 def sent(problem, fit, numerics):
-    """Count the bytes that this worker of torch puts into collectives in one step."""
-    from torch.distributed.tensor import DTensor
+    """Count the collectives of one step, and the bytes that this worker of torch puts into them."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
-        total = 0
+        calls = total = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if any(issubclass(kind, DTensor) for kind in types):
-                return NotImplemented
-            name = str(func)
-            # Waiting, and keeping a gradient's graph, send nothing.
-            if name.startswith("_c10d_functional.") and "wait" not in name and "wrap" not in name:
-                self.total += args[0].numel() * args[0].element_size()
+            if str(func).startswith("c10d."):
+                self.calls += 1
+                self.total += sum(a.numel() * a.element_size() for a in args[0])
             return func(*args, **(kwargs or {}))
 
-    totals = []
+    found = []
     # What is sent before the first step does not count.
     for steps in STEPS_COUNTED:
         with Count() as count:
             digest_after(problem, fit, steps, numerics)
-        totals.append(count.total)
-    return totals[1] - totals[0]
+        found.append((count.calls, count.total))
+    (calls, total), (more_calls, more) = found
+    return more_calls - calls, more - total
 
 
-def observe(team):
-    fit = fit_split(team)
+def finite(asarray, numerics):
+    """Say which products and sums over samples are finite, where one sample is not."""
+    x, y = np.ones((5, 3)), np.ones((5, 2))
+    x[0, 1], x[4, 2], y[2, 1] = np.nan, np.inf, -np.inf
+    own = numerics.team.own
+    x, y = (own(asarray(a, "float64")) for a in (x, y))
+    terms = [(x.T, own_of, True) for own_of in (y, x)]
+    found = numerics.over_samples(terms, 5)
+    return [np.isfinite(np.asarray(a)).tolist() for pair in found for a in pair]
+
+
+def observe(team, engine):
+    fit = fit_split(team, engine)
     problem = reference.make("tutorial", team.backend, "float32")
     native, exact = (
         digest_after(problem, fit, STEPS, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)
     )
     found = {"count": team.count, "native": native, "tutorial": exact}
-    if team.backend.name.startswith("torch"):
-        found["sent"] = [
-            sent(problem, fit, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)
-        ]
+    if engine == "torch":
+        found["sent"] = {
+            f"{dtype} {name}": sent(reference.make("tutorial", team.backend, dtype), fit, numerics)
+            for dtype in ("float32", "float64")
+            for name, numerics in (("native", kernels.NATIVE), ("exact", kernels.EXACT))
+        }
+        found["finite"] = finite(team.backend.asarray, team.numerics(kernels.EXACT))
     problem = reference.make("digits", team.backend, "float64")
     found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)
     problem = small(team.backend.asarray, "float32")
     found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
+    one = problem._replace(x=problem.x[:1, :], y=problem.y[:1, :], batch_size=None)
+    found["one"] = digest_after(one, fit, STEPS_OF_SMALL, kernels.EXACT)
     return found
 
 
@@ -98,7 +112,7 @@ def main():
 
         jax.config.update("jax_num_cpu_devices", count)
     with workers.join(engine, count, device or None) as team:
-        found = observe(team)
+        found = observe(team, engine)
         if team.first:
             sys.stdout.write(json.dumps(found) + "\n")
 

@@ -20,7 +20,7 @@ from kernels import Array
 
 from .._backend import Backend
 
-__all__ = ["ENGINES", "WorkerLost", "Workers", "join", "split_batches"]
+__all__ = ["ENGINES", "WorkerLost", "Workers", "join"]
 
 ENGINES = ("torch", "jax", "dask")
 
@@ -35,12 +35,14 @@ class Workers(NamedTuple):
     Attributes
     ----------
     backend
-        A `Backend` of the engine: what `asarray` makes is whole on every worker, `to_numpy`
-        fetches an array that may be split, and `compile` makes of a function of layers and a batch
-        one that splits the batch, for the `compile` of `kernels.fit`.
+        A `Backend` of the engine, whose arrays are whole on every worker. For the `compile` of
+        `kernels.fit`: of JAX and Dask it is what splits batches.
     shard
-        (array) -> array: split along the first axis, unevenly where it must be; an array that
-        cannot be split, or that is already, is returned as it is.
+        (array) -> array: split along the first axis what takes part in every step, if the engine
+        gains from that.
+    numerics
+        (numerics) -> numerics: those for `kernels.fit`, which split batches among the workers
+        where `compile` does not.
     count
         How many workers there are.
     first
@@ -49,6 +51,7 @@ class Workers(NamedTuple):
 
     backend: Backend
     shard: Callable[[Array], Array]
+    numerics: Callable[[Any], Any]
     count: int  # type: ignore[assignment]
     first: bool
 
@@ -89,22 +92,3 @@ def join(
     module = importlib.import_module(f"backends.workers.{engine}")
     joined: AbstractContextManager[Workers] = module.join(count, device, **options)
     return joined
-
-
-def split_batches(
-    function: Callable[..., Any], shard: Callable[[Array], Array]
-) -> Callable[..., Any]:
-    """Make of (layers, x, y, rate, operands) -> result a function that splits x and y first.
-
-    `operands`, what `kernels.fit` prepared of a whole x, is then of no use; other functions of one
-    array stay as they are.
-    """
-
-    def call(first: Any, *batch: Any) -> Any:
-        if not batch:
-            return function(first)
-        x, y, rate, operands = batch
-        split = shard(x)
-        return function(first, split, shard(y), rate, operands if split is x else None)
-
-    return call

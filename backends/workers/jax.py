@@ -13,7 +13,7 @@ import backends
 from kernels import Array
 
 from .._backend import BackendUnavailable
-from . import Workers, split_batches
+from . import Workers
 
 
 @contextmanager
@@ -49,12 +49,29 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         return a
 
     def shard(a: Any) -> Any:
-        return jax.lax.with_sharding_constraint(a, split) if isinstance(a, jax.core.Tracer) else a
+        return jax.lax.with_sharding_constraint(a, split)
 
     def compile(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = jax.jit(split_batches(function, shard))
+        compiled: Callable[..., Any] = jax.jit(_split_batches(function, shard))
         return compiled
 
-    yield Workers(
-        place._replace(device=whole, asarray=asarray, compile=compile), shard, count, first=True
-    )
+    backend = place._replace(device=whole, asarray=asarray, compile=compile)
+    yield Workers(backend, lambda a: a, lambda numerics: numerics, count, first=True)
+
+
+def _split_batches(
+    function: Callable[..., Any], shard: Callable[[Array], Array]
+) -> Callable[..., Any]:
+    """Make of (layers, x, y, rate, operands) -> result a function that splits x and y first.
+
+    `operands`, what `kernels.fit` prepared of a whole x, are then of no use; other functions of one
+    array stay as they are.
+    """
+
+    def call(first: Any, *batch: Any) -> Any:
+        if not batch:
+            return function(first)
+        x, y, rate, _ = batch
+        return function(first, shard(x), shard(y), rate, None)
+
+    return call

@@ -1,4 +1,4 @@
-"""Workers of PyTorch: processes under torchrun, each with a part of every batch in a DTensor."""
+"""Workers of PyTorch: processes under torchrun, each with a part of every batch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from dataclasses import replace
 
 import backends
-from kernels import Array
 
 from .._backend import BackendUnavailable
-from . import WorkerLost, Workers, split_batches
+from . import Workers
 
 
 @contextmanager
 def join(count: int | None = None, device: str | None = None) -> Iterator[Workers]:
-    """Join the other processes that torchrun started: gloo between CPUs, NCCL between GPUs.
-
-    For as long as the context lasts, every array that torch makes is whole on every worker.
-    """
+    """Join the other processes that torchrun started: gloo between CPUs, NCCL between GPUs."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if count not in (None, size):
         raise ValueError(
@@ -36,9 +31,6 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
 
     import torch
     import torch.distributed as dist
-    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-
-    from ._dtensor import WorkersMode
 
     if not dist.is_available():
         raise BackendUnavailable(
@@ -54,39 +46,17 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         raise BackendUnavailable(
             f"The {size} workers cannot reach each other: {reason}."
         ) from error
-    mesh = dist.init_device_mesh(kind, (size,))
-
-    def whole(a: Any) -> Any:
-        return DTensor.from_local(a, mesh, [Replicate()], run_check=False)
-
-    def asarray(host: Any, dtype: str | None = None) -> Array:
-        a: Array = whole(place.asarray(host, dtype))
-        return a
-
-    def to_numpy(a: Any) -> Any:
-        return place.to_numpy(a.full_tensor())
-
-    def shard(a: Any) -> Any:
-        # A worker without a sample has no largest element either.
-        part = -(-a.shape[0] // size)
-        if part * (size - 1) >= a.shape[0] or a.placements[0].is_shard():
-            return a
-        return distribute_tensor(a.to_local(), mesh, [Shard(0)], src_data_rank=None)
-
-    backend = place._replace(
-        name=f"torch:{kind}",
-        asarray=asarray,
-        to_numpy=to_numpy,
-        compile=partial(split_batches, shard=shard),
-    )
     try:
-        with WorkersMode(whole):
-            yield Workers(backend, shard, size, dist.get_rank() == 0)
-    except RuntimeError as error:
-        # Gloo's errors have no class of their own.
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise WorkerLost("the connection to another worker was lost") from error
+        from ._torch_team import TorchTeam
+
+        team = TorchTeam(dist.get_rank(), size)
+        yield Workers(
+            place._replace(name=f"torch:{kind}"),
+            shard=lambda a: a,
+            numerics=lambda numerics: numerics if size == 1 else replace(numerics, team=team),
+            count=size,
+            first=team.rank == 0,
+        )
     finally:
         dist.destroy_process_group()
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 import backends
+from backends.workers import WorkerLost
 
 from ..layer import Layer
 from ..numerics import EXACT, NATIVE, Numerics
@@ -61,7 +62,7 @@ def as_cli_error(*kinds: type[Exception], prefix: str = "", status: int = 2) -> 
     """Turn exceptions whose message is meant for people into a `CliError`."""
     try:
         yield
-    except CliError:
+    except (CliError, WorkerLost):
         raise
     except kinds as error:
         # The first line: libraries append hints for programmers and whole logs.

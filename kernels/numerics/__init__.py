@@ -6,14 +6,16 @@ is the array library's own arithmetic, `EXACT` gives the same bits on every libr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .._typing import Array
 from .compilers import check_compiler
 from .exact import Exact
 from .native import Native
+from .team import Team
 
-__all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics", "check_compiler"]
+__all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics", "Team", "check_compiler"]
 
 
 class Numerics(Protocol):
@@ -22,10 +24,18 @@ class Numerics(Protocol):
     Equal numerics are equal objects with one hash, so that what was compiled serves again.
     """
 
+    @property
+    def team(self) -> Team:
+        """Say who has the samples of a batch."""
+        ...
+
     def __hash__(self) -> int: ...
 
-    def left(self, a: Array) -> Any:
-        """Prepare a matrix for `matmul` as `a`, once for several products."""
+    def left(self, a: Array, *, samples: int | None = None) -> Any:
+        """Prepare a matrix for `matmul` as `a`, once for several products.
+
+        With `samples` for `over_samples`: its columns are this worker's of so many samples.
+        """
         ...
 
     def matmul(self, a: Any, b: Array) -> Array:
@@ -34,6 +44,16 @@ class Numerics(Protocol):
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`."""
+        ...
+
+    def over_samples(
+        self, terms: Sequence[tuple[Any, Array, bool]], n: int
+    ) -> list[tuple[Array, Array | None]]:
+        """Multiply and sum over the n samples of all workers, of which this worker has its own.
+
+        Of each term (left, right, summed), of shapes (p, own) and (own, q), it makes the product,
+        and the sum of `right` along axis 0 if `summed`.
+        """
         ...
 
     def add(self, a: Array, b: Array) -> Array:

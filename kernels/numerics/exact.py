@@ -18,7 +18,9 @@ drops those that are 0 in float32. `docs/exact.md` has the proofs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
@@ -27,6 +29,7 @@ from .._host import placement
 from .._typing import Array
 from . import elementary
 from .elementary import float64_of, leading_half, power_of_two
+from .team import ALONE, Team
 
 # The most terms of a sum.
 MAX_K = 2**24
@@ -121,6 +124,8 @@ class Exact:
     ----------
     products
         1, 2, 3 or 5; None is 1 or 2 for float32 and 5 for float64.
+    team
+        Who has the samples of a batch.
 
     Raises
     ------
@@ -145,27 +150,25 @@ class Exact:
     """
 
     products: int | None = None
+    team: Team = field(default=ALONE, repr=False)
 
     def __post_init__(self) -> None:
         if self.products not in (None, *_SCHEMES):
             raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {self.products}")
 
-    def left(self, a: Array) -> Operand:
-        """Cut the left operand of products."""
-        return self._cut(a, 0, array_namespace(a))
+    def left(self, a: Array, *, samples: int | None = None) -> Operand:
+        """Cut the left operand of products, whose columns are some of so many samples, if given."""
+        xp = array_namespace(a)
+        if samples is None:
+            return self._cut(a, 0, xp)
+        return self._cut_all([(a, 0)], samples, self.team, xp)[0]
 
     def matmul(self, a: Array | Operand, b: Array) -> Array:
         """Multiply matrices of shapes (n, k) and (k, m); the result has the dtype of `a`."""
         xp = array_namespace(b)
         left = a if isinstance(a, Operand) else self._cut(a, 0, xp)
         right = self._cut(b, 1, xp)
-        pairs = self._scheme(_dtype_name(left.array, xp), left.array.shape[1]).pairs
-        products = (left.slices[i] @ right.slices[j] for i, j in pairs)
-        total = next(products)
-        for product in products:
-            product -= total
-            total = product
-        return _rounded(total, left.array, xp)
+        return _rounded(_combined(self._products(left, right, b.shape[0], xp)), left.array, xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`: the bits of its product with ones.
@@ -175,10 +178,48 @@ class Exact:
         xp = array_namespace(a)
         side = 1 if axis == 0 else 0
         slices = self._cut(a, side, xp).slices
-        *others, total = (xp.sum(part, axis=1 - side, keepdims=keepdims) for part in slices)
-        for other in reversed(others):
-            total = other - total if side == 0 else other + total
-        return _rounded(total, a, xp)
+        sums = (xp.sum(part, axis=1 - side, keepdims=keepdims) for part in slices)
+        return _rounded(_added(sums, side), a, xp)
+
+    def over_samples(
+        self, terms: Sequence[tuple[Array | Operand, Array, bool]], n: int
+    ) -> list[tuple[Array, Array | None]]:
+        """Multiply, and sum, over the n samples of all workers; see `Numerics.over_samples`."""
+        if self.team == ALONE:
+            # Nobody waits for anybody, and one after the other takes less memory.
+            return [self._over_samples([term], n)[0] for term in terms]
+        return self._over_samples(terms, n)
+
+    def _over_samples(
+        self, terms: Sequence[tuple[Array | Operand, Array, bool]], n: int
+    ) -> list[tuple[Array, Array | None]]:
+        xp = array_namespace(terms[0][1])
+        matrices = [(left, 0) for left, _, _ in terms if not isinstance(left, Operand)]
+        matrices += [(right, 1) for _, right, _ in terms]
+        cut = iter(self._cut_all(matrices, n, self.team, xp))
+        lefts = [left if isinstance(left, Operand) else next(cut) for left, _, _ in terms]
+        rights = list(cut)
+        parts = (
+            part
+            for left, right, (_, _, summed) in zip(lefts, rights, terms, strict=True)
+            for part in chain(
+                self._products(left, right, n, xp),
+                (xp.sum(piece, axis=0) for piece in right.slices if summed),
+            )
+        )
+        totals = iter(self.team.total(parts))
+        found = []
+        for right, (_, _, summed) in zip(rights, terms, strict=True):
+            pairs = self._scheme(_dtype_name(right.array, xp), n).pairs
+            product = _rounded(_combined(islice(totals, len(pairs))), right.array, xp)
+            sums = islice(totals, len(right.slices))
+            found.append((product, _rounded(_added(sums, 1), right.array, xp) if summed else None))
+        return found
+
+    def _products(self, left: Operand, right: Operand, k: int, xp: Any) -> Iterator[Array]:
+        """Multiply the slices of operands, in the order in which `_combined` takes them."""
+        pairs = self._scheme(_dtype_name(left.array, xp), k).pairs
+        return (left.slices[i] @ right.slices[j] for i, j in pairs)
 
     def add(self, a: Array, b: Array) -> Array:
         """Add arrays, rounded correctly."""
@@ -277,28 +318,61 @@ class Exact:
         return _SCHEMES[1 if k <= _MAX_K_OF_ONE else 2]
 
     def _cut(self, a: Array, side: int, xp: Any) -> Operand:
-        name, k = _dtype_name(a, xp), a.shape[1 - side]
-        slices_of = self._scheme(name, k).slices
-        bits, count = _bits(slices_of, k)[side], slices_of[side]
+        return self._cut_all([(a, side)], a.shape[1 - side], ALONE, xp)[0]
+
+    def _cut_all(
+        self, matrices: Sequence[tuple[Array, int]], k: int, team: Team, xp: Any
+    ) -> list[Operand]:
+        """Cut left (0) and right (1) operands of sums over the k terms that a team has."""
+        slices_of = self._scheme(_dtype_name(matrices[0][0], xp), k).slices
+        bits = _bits(slices_of, k)
         # astype makes a copy, which may be changed in place.
-        rest = float64_of(a, xp)
+        rests = [float64_of(a, xp) for a, _ in matrices]
+        sides = [side for _, side in matrices]
         # Half a unit of the last slice is then no less than what counts as zero.
-        scale = _scale(rest, side, count, _TINY[name] * 2.0 ** _kept(bits, count), xp)
-        slices = []
-        for i in range(count):
-            # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
-            shift = scale * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
-            last = i == count - 1
-            if last:
-                rest += shift
-                cut = rest
-            else:
-                cut = rest + shift
-            cut -= shift
-            if not last:
-                rest -= cut
-            slices.append(-cut if side == 0 and i == 1 else cut)
-        return Operand(a, tuple(slices), scale)
+        tiny = _TINY[_dtype_name(matrices[0][0], xp)]
+        floors = [tiny * 2.0 ** _kept(b, n) for b, n in zip(bits, slices_of, strict=True)]
+        scales = _scales(rests, sides, slices_of, floors, k, team, xp)
+        return [
+            Operand(a, _slices(rest, scale, side, slices_of[side], bits[side]), scale)
+            for (a, side), rest, scale in zip(matrices, rests, scales, strict=True)
+        ]
+
+
+def _slices(rest: Array, scale: Array, side: int, count: int, bits: int) -> tuple[Array, ...]:
+    """Cut a matrix of float64, in its memory."""
+    slices = []
+    for i in range(count):
+        # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
+        shift = scale * (1.5 * 2.0 ** (52 - _kept(bits, i + 1) + 1))
+        last = i == count - 1
+        if last:
+            rest += shift
+            cut = rest
+        else:
+            cut = rest + shift
+        cut -= shift
+        if not last:
+            rest -= cut
+        slices.append(-cut if side == 0 and i == 1 else cut)
+    return tuple(slices)
+
+
+def _combined(products: Iterator[Array]) -> Array:
+    """Add products of slices by subtracting each from the next, in their memory."""
+    total = next(products)
+    for product in products:
+        product -= total
+        total = product
+    return total
+
+
+def _added(sums: Iterable[Array], side: int) -> Array:
+    """Add the sums of a matrix's slices, smallest first."""
+    *others, total = sums
+    for other in reversed(others):
+        total = other - total if side == 0 else other + total
+    return total
 
 
 def _bits(slices: tuple[int, int], k: int) -> tuple[int, int]:
@@ -321,30 +395,49 @@ def _half_bits(k: int) -> int:
     return ((max(k, 1) - 1).bit_length() + 1) // 2
 
 
-def _scale(a: Array, side: int, count: int, floor: float, xp: Any) -> Array:
+def _scales(
+    matrices: Sequence[Array],
+    sides: Sequence[int],
+    counts: tuple[int, int],
+    floors: Sequence[float],
+    k: int,
+    team: Team,
+    xp: Any,
+) -> list[Array]:
     """Find a power of two in (s / 2, s], of each row of a left operand and of all a right one.
 
     It is infinite where an element is NaN, infinite or too large.
 
-    For more slices than one, which have bits to spare, s is the largest magnitude, or `floor`. For
-    one, s = norm / 2**h, or `floor`, where sqrt(k) <= 2**h, and norm is the Euclidean norm, of the
-    row or of any column, of magnitudes that were rounded up to whole numbers of a unit, at most
-    2**-11 of the largest. So the squares and their sums are exact, whole numbers of its square, and
-    no error of a few units in a square root decides which powers of two it lies between.
+    For more slices than one, which have bits to spare, s is the largest magnitude, or the floor.
+    For one, s = norm / 2**h, or the floor, where sqrt(k) <= 2**h, and norm is the Euclidean norm,
+    of the row or of any column, of magnitudes that were rounded up to whole numbers of a unit, at
+    most 2**-11 of the largest. So the squares and their sums are exact, whole numbers of its
+    square, and no error of a few units in a root decides which powers of two it lies between.
     """
-    if 0 in a.shape:
-        return cast(Array, xp.ones((), dtype=xp.float64, **placement(a)))
-    rows: dict[str, Any] = {"axis": 1, "keepdims": True} if side == 0 else {}
-    magnitudes = xp.abs(a)
-    largest = xp.max(magnitudes, **rows)
-    size = largest if count > 1 else _norm(magnitudes, largest, side, a.shape[1 - side], xp)
-    # No sum, which a compiler that takes the floor for 0 would leave out.
-    scale = power_of_two(xp.maximum(size, xp.full_like(size, floor)))
-    return cast(Array, xp.where(largest < _LARGEST, scale, xp.full_like(scale, float("inf"))))
+    magnitudes = [xp.abs(a) for a in matrices]
+    rows = [{"axis": 1, "keepdims": True} if side == 0 else {} for side in sides]
+    largest = [*team.largest(_max(a, xp, **axis) for a, axis in zip(magnitudes, rows, strict=True))]
+    one = [i for i, side in enumerate(sides) if counts[side] == 1]
+    squares = team.total(_squares(magnitudes[i], largest[i], sides[i], k, xp) for i in one)
+    sizes = list(largest)
+    for i, total in zip(one, squares, strict=True):
+        norm = xp.sqrt(total if sides[i] == 0 else _max(total, xp))
+        sizes[i] = norm * (2.0 ** -_half_bits(k) * (1 + 2.0**-51))
+    scales = []
+    for size, most, side in zip(sizes, largest, sides, strict=True):
+        # No sum, which a compiler that takes the floor for 0 would leave out.
+        scale = power_of_two(xp.maximum(size, xp.full_like(size, floors[side])))
+        scales.append(xp.where(most < _LARGEST, scale, xp.full_like(scale, float("inf"))))
+    return scales
 
 
-def _norm(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Array:
-    """Find the norm over 2**h as `_scale` needs it, in the memory of the magnitudes."""
+def _max(a: Array, xp: Any, **axis: Any) -> Array:
+    """Find the largest of magnitudes; 0 if there are none."""
+    return cast(Array, xp.sum(a, **axis) if 0 in a.shape else xp.max(a, **axis))
+
+
+def _squares(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Array:
+    """Sum the squares for `_scales` of each row or column, in the memory of the magnitudes."""
     # Whole numbers of 15 bits, or of 13 where there are so many squares that they need 2**48.
     shift = largest * (2.0**39 if k <= 2**20 else 2.0**41)
     magnitudes += shift
@@ -352,11 +445,7 @@ def _norm(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Arra
     shift = shift - largest * 2.0**-11
     magnitudes -= shift
     magnitudes *= magnitudes
-    if side == 0:
-        squares = xp.sum(magnitudes, axis=1, keepdims=True)
-    else:
-        squares = xp.max(xp.sum(magnitudes, axis=0))
-    return cast(Array, xp.sqrt(squares) * (2.0 ** -_half_bits(k) * (1 + 2.0**-51)))
+    return cast(Array, xp.sum(magnitudes, axis=1 - side, keepdims=side == 0))
 
 
 def _dtype_name(a: Array, xp: Any) -> str:

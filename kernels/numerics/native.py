@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 from array_api_compat import array_namespace
 
 from .._host import placement
 from .._typing import Array
+from .team import ALONE, Team
 
 
 @dataclass(frozen=True)
 class Native:
     """Numerics that call the library's own `matmul`, `sum`, `exp` and so on."""
 
-    def left(self, a: Array) -> Array:
+    team: Team = field(default=ALONE, repr=False)
+
+    def left(self, a: Array, *, samples: int | None = None) -> Array:  # noqa: ARG002
         return a
 
     def matmul(self, a: Array, b: Array) -> Array:
@@ -27,6 +31,23 @@ class Native:
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         return cast(Array, array_namespace(a).sum(a, axis=axis, keepdims=keepdims))
+
+    def over_samples(
+        self,
+        terms: Sequence[tuple[Array, Array, bool]],
+        n: int,  # noqa: ARG002
+    ) -> list[tuple[Array, Array | None]]:
+        sums = (
+            total
+            for left, right, summed in terms
+            for total in (
+                (self.matmul(left, right), self.sum(right, axis=0))
+                if summed
+                else (self.matmul(left, right),)
+            )
+        )
+        totals = iter(self.team.total(sums))
+        return [(next(totals), next(totals) if summed else None) for _, _, summed in terms]
 
     def add(self, a: Array, b: Array) -> Array:
         return a + b

@@ -56,7 +56,8 @@ def train(options: Options) -> None:
 def _run(team: Workers, plan: Plan, job: Job) -> None:
     """Train on a team of workers, the first of which writes and prints."""
     options, place = plan.options, team.backend
-    training = _kept(team, plan, job, fit if options.engine is None else fit_split(team))
+    split = fit if options.engine is None else fit_split(team, options.engine)
+    training = _kept(team, plan, job, split)
     with note_ctrl_c() as interrupted:
         trained = fit_timed(
             training,

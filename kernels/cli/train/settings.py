@@ -277,9 +277,10 @@ def with_engine(settings: Settings, options: Options) -> Settings:
     backend = options.backend or engine
     if backend.partition(":")[0] != engine:
         raise CliError(f"--engine {engine} needs --backend {engine}, got {backend}")
-    if engine != "jax" and settings.compile:
-        raise CliError(f"--engine {engine} has arrays that --compile cannot compile")
-    return settings._replace(backend=backend, compile=engine == "jax")
+    if engine == "dask" and options.compile:
+        raise CliError("--engine dask has arrays that --compile cannot compile")
+    compile = engine == "jax" or (engine == "torch" and settings.compile)
+    return settings._replace(backend=backend, compile=compile)
 
 
 def _parse_hidden(hidden: str) -> tuple[int, ...]:

@@ -16,8 +16,9 @@ import backends
 from backends import workers
 from backends.workers import Workers
 
-from ..._typing import Array
+from ..._typing import Array, Compiler
 from ...layer import Layer
+from ...numerics import Numerics
 from ...training import Fit, fit
 from ..common import CliError, as_cli_error, find_backend, use_float64, warn
 from .settings import Options, Settings
@@ -39,7 +40,8 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
     engine, backend = options.engine, settings.backend
     dtype, numerics = settings.dtype, settings.numerics
     if engine is None:
-        yield Workers(find_backend(backend, dtype, numerics), lambda a: a, 1, True)
+        alone = find_backend(backend, dtype, numerics)
+        yield Workers(alone, lambda a: a, lambda numerics: numerics, 1, True)
         return
     use_float64(dtype, numerics)
     launched = _is_launched(engine)
@@ -68,7 +70,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
         raise
 
 
-def fit_split(team: Workers) -> Callable[..., Fit]:
+def fit_split(team: Workers, engine: str) -> Callable[..., Fit]:
     """Make a function like `kernels.fit` that splits each batch among workers."""
 
     def fit_by_workers(
@@ -77,15 +79,19 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
         y: Array,
         *,
         batch_size: int | None,
-        compile: object,  # noqa: ARG001
+        numerics: Numerics,
+        compile: Compiler | None,
         **settings: Any,
     ) -> Fit:
-        if batch_size is None:
-            x, y = team.shard(x), team.shard(y)
-        else:
+        if engine != "torch":
+            compile = team.backend.compile
             # Lazy libraries would draw them anew for each batch.
-            x, y = map(team.backend.compile(lambda a: a), (x, y))
-        return fit(layers, x, y, batch_size=batch_size, compile=team.backend.compile, **settings)
+            keep = team.shard if batch_size is None else compile(lambda a: a)
+            x, y = keep(x), keep(y)
+        numerics = team.numerics(numerics)
+        return fit(
+            layers, x, y, batch_size=batch_size, numerics=numerics, compile=compile, **settings
+        )
 
     return fit_by_workers
 

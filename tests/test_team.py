@@ -1,0 +1,204 @@
+"""Whoever has the samples of a batch, and however many, the bits are those of one worker.
+
+The team here is one of threads. The engines' own teams are in test_workers.py.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Barrier
+
+import numpy as np
+import pytest
+from _assert import assert_identical
+from _params import thorough
+from array_api_compat import array_namespace
+
+import kernels
+
+pytestmark = pytest.mark.library("numpy", "torch:cpu")
+
+SPLITS = {
+    "even": lambda n, size: [n * i // size for i in range(size + 1)],
+    "at the front": lambda n, size: [min(-(-n // size) * i, n) for i in range(size + 1)],
+    "nearly all for the last": lambda n, size: [*(min(i, n - 1) for i in range(size)), n],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One of a team of threads, all of whom see what each puts on the table."""
+
+    rank: int
+    bounds: object
+    table: list
+    barrier: Barrier
+    xp: object
+    calls: list
+
+    def own(self, a):
+        bounds = self.bounds(a.shape[0], len(self.table))
+        return a[bounds[self.rank] : bounds[self.rank + 1]]
+
+    def whole(self, a, n):
+        whole = self.xp.concat([part for (part,) in self._exchanged([a])])
+        assert whole.shape[0] == n
+        return whole
+
+    def largest(self, arrays):
+        # Libraries need not say that NaN is larger than a number.
+        infinite = [self.xp.where(a == a, a, float("inf")) for a in arrays]
+        return self._folded(infinite, self.xp.maximum)
+
+    def total(self, arrays):
+        return self._folded(list(arrays), self.xp.add)
+
+    def _folded(self, arrays, function):
+        """Combine everybody's arrays, in an order of this member's own."""
+        found = self._exchanged(arrays)
+        first, *others = [*found[self.rank :], *found[: self.rank]]
+        for other in others:
+            first = [function(a, b) for a, b in zip(first, other, strict=True)]
+        return first
+
+    def _exchanged(self, arrays):
+        self.calls.append(len(arrays))
+        self.table[self.rank] = arrays
+        self.barrier.wait(60)
+        found = list(self.table)
+        self.barrier.wait(60)
+        return found
+
+
+def by_team(size, split, xp, function):
+    """What (numerics of a member) -> result returns of each, and the calls of the first."""
+    table, barrier = [None] * size, Barrier(size)
+    members = [Member(i, SPLITS[split], table, barrier, xp, []) for i in range(size)]
+
+    def work(member):
+        try:
+            return function(member)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(work, members)), members[0].calls
+
+
+def own_loss(prediction, target, *, numerics):
+    """A user's loss, which takes of all samples what no sum over workers would give."""
+    xp = array_namespace(prediction)
+    largest = xp.max(xp.abs(prediction))
+    return largest, numerics.subtract(prediction, xp.flip(target, axis=0))
+
+
+def batch(backend, dtype, n, seed=0):
+    """Samples of all magnitudes, and with small ones and zeros, and their targets."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 5)) * 2.0 ** rng.integers(-20, 3, size=(n, 1))
+    x[rng.random((n, 5)) < 0.2] = 0.0
+    x[:, 4] *= 2.0**-110
+    y = rng.normal(size=(n, 3))
+    return (backend.asarray(np.ascontiguousarray(a), dtype) for a in (x, y))
+
+
+@pytest.fixture(params=[2, 3, 5, *thorough(1, 4)])
+def size(request):
+    return request.param
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("loss", [kernels.squared_error, kernels.softmax_cross_entropy, own_loss])
+def test_bits_of_one_worker(backend, dtype, size, split, loss):
+    """Batches of 7, 7 and 2 samples, the last of which are fewer than most workers."""
+    x, y = batch(backend, dtype, 16)
+    y = abs(y)
+    layers = kernels.init((5, 4, 3), like=x)
+
+    def train(numerics, batch_size):
+        settings = {"batch_size": batch_size, "steps": 4, "loss": loss, "numerics": numerics}
+        return kernels.fit(layers, x, y, learning_rate=1e-3, **settings)
+
+    for batch_size in (7, None):
+        expected = train(kernels.EXACT, batch_size)
+        found, _ = by_team(
+            size,
+            split,
+            backend.xp,
+            lambda team, batch_size=batch_size: train(
+                replace(kernels.EXACT, team=team), batch_size
+            ),
+        )
+        for fit in found:
+            assert kernels.digest(fit.layers) == kernels.digest(expected.layers)
+            assert_identical(fit.losses, expected.losses)
+
+
+@pytest.mark.parametrize("products", [None, 1, 3])
+@pytest.mark.parametrize("n", [1, 1030])
+def test_gradients(backend, dtype, n, products):
+    """One sample; and more than a float32 product has with one slice, though no worker has as many.
+
+    Each is given all samples, and the gradients of all are returned.
+    """
+    x, y = batch(backend, dtype, n)
+    layers = kernels.init((5, 4, 3), like=x)
+
+    def differentiate(numerics):
+        activations = kernels.forward(layers, x, numerics=numerics)
+        return kernels.network.backward_to_input(layers, activations, y, numerics=numerics)
+
+    numerics = kernels.Exact(products)
+    expected, to_input = differentiate(numerics)
+    found, _ = by_team(
+        3, "even", backend.xp, lambda team: differentiate(replace(numerics, team=team))
+    )
+    for gradients, to_x in found:
+        assert kernels.digest(gradients) == kernels.digest(expected)
+        assert_identical(to_x, to_input)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2.0**501])
+def test_what_is_not_finite(backend, dtype, wrong):
+    """One element of one worker makes the same gradients not finite, and leaves the others."""
+    if dtype == "float32" and np.isfinite(wrong):
+        wrong = np.float32(3e38)
+    x, y = batch(backend, "float64", 6)
+    x, y = backend.to_numpy(x).copy(), backend.to_numpy(y).copy()
+    for a, place in ((x, (1, 0)), (y, (5, 1))):
+        changed = a.copy()
+        changed[place] = wrong
+        left, right = (backend.asarray(changed if a is other else other, dtype) for other in (x, y))
+
+        def products(numerics, left=left, right=right):
+            own = numerics.team.own
+            with np.errstate(all="ignore"):
+                (found,) = numerics.over_samples([(own(left).T, own(right), True)], 6)
+            return [backend.to_numpy(a) for a in found]
+
+        expected = products(kernels.EXACT)
+        found, _ = by_team(
+            3, "even", backend.xp, lambda team: products(replace(kernels.EXACT, team=team))
+        )
+        for arrays in found:
+            for got, alone in zip(arrays, expected, strict=True):
+                np.testing.assert_array_equal(np.isfinite(got), np.isfinite(alone))
+                finite = np.isfinite(alone)
+                np.testing.assert_array_equal(got[finite], alone[finite])
+
+
+@pytest.mark.parametrize(
+    ("numerics", "expected"),
+    [(kernels.NATIVE, 2), (kernels.EXACT, {"float32": 4, "float64": 3})],
+    ids=["native", "exact"],
+)
+def test_number_of_exchanges(backend, dtype, numerics, expected):
+    """A step exchanges its prediction, its scales in one or two, and what it sums, each in one."""
+    x, y = batch(backend, dtype, 8)
+    layers = kernels.init((5, 6, 4, 3), like=x)
+
+    def step(team):
+        return kernels.step(layers, x, y, learning_rate=1e-3, numerics=replace(numerics, team=team))
+
+    _, calls = by_team(2, "even", backend.xp, step)
+    assert sum(map(bool, calls)) == (expected[dtype] if isinstance(expected, dict) else expected)
