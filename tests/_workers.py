@@ -8,6 +8,7 @@ torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
 import json
 import os
 import sys
+from itertools import product
 
 os.environ["JAX_ENABLE_X64"] = "1"
 
@@ -72,11 +73,12 @@ def sent(problem, fit, numerics):
 
 def finite(asarray, numerics):
     """Say which products and sums over samples are finite, where one sample is not."""
-    x, y = np.ones((5, 3)), np.ones((5, 2))
-    x[0, 1], x[4, 2], y[2, 1] = np.nan, np.inf, -np.inf
-    own = numerics.team.own
-    x, y = (own(asarray(a, "float64")) for a in (x, y))
-    terms = [(x.T, own_of, True) for own_of in (y, x)]
+    terms = []
+    for wrong, sample in product((np.nan, np.inf), range(5)):
+        x, y = np.ones((5, 3)), np.ones((5, 2))
+        x[sample, 1] = y[sample, 1] = wrong
+        x, y = (numerics.team.own(asarray(a, "float64")) for a in (x, y))
+        terms += [(x.T, y, True), (x.T, x[:, :1], True), (x[:, :1].T, y, True)]
     found = numerics.over_samples(terms, 5)
     return [np.isfinite(np.asarray(a)).tolist() for pair in found for a in pair]
 
