@@ -63,7 +63,7 @@ def join(
             local = LocalCluster(
                 n_workers=count or 1,
                 threads_per_worker=1,
-                dashboard_address=":0",
+                dashboard_address="127.0.0.1:0",
                 preload=[_IGNORE_CTRL_C],
                 silence_logs=logging.CRITICAL,
             )

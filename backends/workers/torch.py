@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import os
+import shutil
 import signal
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
+from subprocess import Popen
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
 
 import backends
 
 from .._backend import BackendUnavailable
 from . import Workers
 
+# How `launch` tells the processes where they meet, a file and no port, and who started them.
+_STORE, _PARENT = "ARRAY_API_KERNELS_STORE", "ARRAY_API_KERNELS_PARENT"
+
+_SECONDS_BETWEEN_LOOKS = 0.05
+
+# Seconds within which all end if one does.
+_PATIENCE = 15.0
+
 
 @contextmanager
 def join(count: int | None = None, device: str | None = None) -> Iterator[Workers]:
     """Join the other processes that torchrun started: gloo between CPUs, NCCL between GPUs."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size, rank, local = (_number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     if count not in (None, size):
         raise ValueError(
             f"expected the number of processes that torchrun started, {size}, got {count} workers"
@@ -26,7 +42,6 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
     kind = device or "cpu"
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"expected the workers' device 'cpu' or 'cuda', got {kind!r}")
-    local = os.environ.get("LOCAL_RANK", "0")
     place = backends.get("torch:cpu" if kind == "cpu" else f"torch:cuda:{local}")
 
     import torch
@@ -38,9 +53,17 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         )
     if kind == "cuda":
         torch.cuda.set_device(place.device)
-    alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    options: dict[str, Any] = {}
+    if _STORE in os.environ:
+        store = dist.FileStore(os.environ[_STORE], size)
+        options = {"store": store, "rank": rank, "world_size": size}
+    elif "RANK" not in os.environ:
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    if "RANK" in os.environ:
+        parent = int(os.environ.get(_PARENT, os.getppid()))
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        dist.init_process_group("gloo" if kind == "cpu" else "nccl", **alone)
+        dist.init_process_group("gloo" if kind == "cpu" else "nccl", **options)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(
@@ -62,7 +85,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
 
 
 def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int] | None:
-    """Run `python` with the arguments in as many processes as torchrun does, on this machine.
+    """Run `python` with the arguments in processes of this machine, which all end with the first.
 
     Parameters
     ----------
@@ -82,39 +105,64 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
     ------
     BackendUnavailable
         If torch is not installed.
-    KeyboardInterrupt
-        On Ctrl-C.
     """
-    try:
-        from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.run import parse_args, run
-    except ModuleNotFoundError:
-        raise BackendUnavailable(
-            'PyTorch is not installed: pip install "array-api-kernels[torch]"'
-        ) from None
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    # The caller says what there is to say.
-    logging.disable(logging.CRITICAL)
-    try:
-        run(parse_args(["--standalone", f"--nproc-per-node={count}", *arguments]))
-    except SignalException as error:
-        if error.sigval != signal.SIGINT:
-            raise SystemExit(128 + error.sigval) from error
-        raise KeyboardInterrupt from error
-    except ChildFailedError as error:
-        _, _, number, status = min(
-            (_order(failure.exitcode, lost), failure.timestamp, number, failure.exitcode)
-            for number, failure in error.failures.items()
-        )
-        return number, status
-    finally:
-        logging.disable(logging.NOTSET)
-    return None
+    if find_spec("torch") is None:
+        raise BackendUnavailable('PyTorch is not installed: pip install "array-api-kernels[torch]"')
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    with TemporaryDirectory() as folder:
+        common = {
+            "OMP_NUM_THREADS": threads,
+            **os.environ,
+            "WORLD_SIZE": str(count),
+            _PARENT: str(os.getpid()),
+            _STORE: os.path.join(folder, "store"),
+        }
+        processes: list[Popen[bytes]] = []
+        try:
+            for i in map(str, range(count)):
+                own = {"RANK": i, "LOCAL_RANK": i}
+                processes.append(Popen([sys.executable, *arguments], env=common | own))
+            return _first_failure(processes, lost)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
-def _order(status: int, lost: int) -> int:
-    """Put processes that were killed first, and those that ended because of another last."""
-    if status in (lost, -signal.SIGTERM):
-        return 2
-    return 0 if status < 0 else 1
+def is_launched() -> bool:
+    """Say whether `launch` started this process."""
+    return _PARENT in os.environ
+
+
+def _first_failure(processes: Sequence[Popen[bytes]], lost: int) -> tuple[int, int] | None:
+    """Wait for one that fails, or for all."""
+    deadline = math.inf
+    while True:
+        found = [process.poll() for process in processes]
+        failed = [(number, status) for number, status in enumerate(found) if status]
+        # One that ended because another did may be seen before that other.
+        causes = [(number, status) for number, status in failed if status != lost]
+        if causes:
+            return min(causes, key=lambda cause: cause[1] > 0)
+        if None not in found or time.monotonic() > deadline:
+            return failed[0] if failed else None
+        if failed and deadline == math.inf:
+            deadline = time.monotonic() + _PATIENCE
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _end_with(parent: int) -> None:
+    """Kill this process once its parent is dead, since another may go on from its checkpoints."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if _STORE in os.environ:
+        shutil.rmtree(os.path.dirname(os.environ[_STORE]), ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _number(name: str) -> int:
+    """Read a number that whoever started this process has put into its environment."""
+    text = os.environ.get(name, "1" if name == "WORLD_SIZE" else "0")
+    if not text.isdecimal():
+        raise ValueError(f"expected a number in the environment's {name}, got {text!r}")
+    return int(text)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +22,10 @@ from ...digest import digest
 from ...layer import Layer
 from ...optimizers import AdamState, SGDState
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
-from ..common import CliError, warn
+from ..common import CliError, as_cli_error, warn
 from .settings import Settings
 
-__all__ = ["Checkpoint", "agree", "newest", "prepare", "write"]
+__all__ = ["Checkpoint", "agree", "newest", "owned", "write"]
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -106,17 +109,50 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
     return before._replace(**given)
 
 
-def prepare(folder: Path, *, resumed: bool) -> None:
-    """Make a folder to write checkpoints into, and clear it of what a killed run left half done.
+@contextmanager
+def owned(folder: Path, *, resumed: bool) -> Iterator[None]:
+    """Make a folder to write checkpoints into, and keep other runs out of it.
+
+    It is cleared of what a killed run left half done.
 
     Raises
     ------
     CliError
-        If it holds checkpoints of another run, which are those of any run that is not resumed.
-    OSError
-        If files cannot be written there.
+        If another run writes there, or it holds checkpoints of another run, which are those of any
+        run that is not resumed; or if files cannot be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    try:
+        with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
+            _prepare(folder, resumed)
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until what is returned is closed, as it is when this process ends."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        # On Windows.
+        return None
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise CliError(f"another run writes checkpoints into {folder}") from None
+    except OSError:
+        # Some file systems have no locks.
+        pass
+    return lock
+
+
+def _prepare(folder: Path, resumed: bool) -> None:
     found = _files(folder)
     if found and not resumed:
         raise CliError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import typer
 
 from backends.workers import Workers
+from backends.workers.torch import is_launched
 
 from ..._typing import Array
 from ...digest import digest
@@ -26,7 +28,7 @@ from ..common import (
     warn,
 )
 from ..entry import of_fields
-from .checkpoint import Checkpoint, prepare, write
+from .checkpoint import Checkpoint, owned, write
 from .job import Job, job_on, sizes_of
 from .method import activation_of, shown_method
 from .plan import Plan, plan_of
@@ -48,7 +50,8 @@ def train(options: Options) -> None:
     # Everything that can be wrong is found before anything is computed or written.
     plan = plan_of(options)
     if must_launch(options.engine):
-        raise typer.Exit(run_launched(options, plan.folder))
+        with _owned(plan):
+            raise typer.Exit(run_launched(options, plan.folder))
     with join(options, plan.settings) as team:
         _run(team, plan, job_on(team, plan))
 
@@ -58,7 +61,8 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
     options, place = plan.options, team.backend
     split = fit if options.engine is None else fit_split(team, options.engine)
     training = _kept(team, plan, job, split)
-    with note_ctrl_c() as interrupted:
+    owned_here = _owned(plan) if team.first and not is_launched() else nullcontext()
+    with owned_here, note_ctrl_c() as interrupted:
         trained = fit_timed(
             training,
             job.problem,
@@ -93,15 +97,19 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
         raise typer.Exit(130)
 
 
-def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> Callable[..., Fit]:
-    """Make of a `fit` one that writes checkpoints, if that is wanted."""
+def _owned(plan: Plan) -> AbstractContextManager[None]:
+    """Own the folder of checkpoints, if there is one."""
     folder, resume = plan.folder, plan.options.resume
     if folder is None:
+        return nullcontext()
+    return owned(folder, resumed=resume is not None and folder.resolve() == resume.resolve())
+
+
+def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> Callable[..., Fit]:
+    """Make of a `fit` one that writes checkpoints, if that is wanted."""
+    folder = plan.folder
+    if folder is None:
         return training
-    if team.first:
-        own = resume is not None and folder.resolve() == resume.resolve()
-        with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
-            prepare(folder, resumed=own)
     return in_runs(training, every=job.settings.every, keep=partial(_keep, team, folder, job))
 
 

@@ -15,6 +15,7 @@ import typer
 import backends
 from backends import workers
 from backends.workers import Workers
+from backends.workers.torch import launch
 
 from ..._typing import Array, Compiler
 from ...layer import Layer
@@ -107,7 +108,7 @@ def _is_launched(engine: str) -> bool:
 
 
 def run_launched(options: Options, checkpoint: Path | None) -> int:
-    """Run `train` in processes that torchrun starts, and return the exit status.
+    """Run `train` in processes of this machine, and return the exit status.
 
     If one is killed, all start again from the last checkpoint, if there is one.
 
@@ -116,8 +117,6 @@ def run_launched(options: Options, checkpoint: Path | None) -> int:
     CliError
         If a worker was killed or could not start, or on Ctrl-C.
     """
-    from backends.workers.torch import launch
-
     count = options.workers or 1
     for start in range(1, _MAX_STARTS + 1):
         with as_cli_error(backends.BackendUnavailable):
