@@ -181,6 +181,18 @@ def test_another_number_of_processes(monkeypatch):
     message = "^expected the number of processes that torchrun started, 3, got 2 workers$"
     with pytest.raises(ValueError, match=message), workers.join("torch", 2):
         pass
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    message = "^expected a number in the environment's WORLD_SIZE, got 'many'$"
+    with pytest.raises(ValueError, match=message), workers.join("torch", 2):
+        pass
+
+
+@pytest.mark.library("torch")
+def test_errors_of_a_program_stay_its_own():
+    error = RuntimeError("gloo is a word of mine")
+    with pytest.raises(RuntimeError) as caught, workers.join("torch"):
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.library("torch")
@@ -221,17 +233,17 @@ def test_worker_that_cannot_start(train, tmp_path):
     assert err == "Error: worker 2 of 2 ended with status 3.\n"
 
 
-# Ends the second worker in its 5th step, once.
+# Ends the third worker in its 5th step, once, as `kill` does.
 KILL = """
 import os
-if os.environ.get("RANK") == "1" and not os.path.exists({flag!r}):
+if os.environ.get("RANK") == "2" and not os.path.exists({flag!r}):
     import kernels.training
     take_step, steps = kernels.training.unchecked_step, []
     def dying(*arguments, **options):
         steps.append(None)
         if len(steps) == 5:
             open({flag!r}, "w").close()
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), 15)
         return take_step(*arguments, **options)
     kernels.training.unchecked_step = dying
 """
@@ -250,14 +262,30 @@ def test_killed_worker_with_checkpoints(train, killed, tmp_path):
     """All start again from the last checkpoint and end with the digest of an undisturbed run."""
     environment, flag = killed
     checkpoint = ("--checkpoint", tmp_path / "checkpoints", "--every", "2")
-    out, err = run(*train(*SHORT, *checkpoint, "--json", workers=2), **environment)
+    out, err = run(*train(*SHORT, *checkpoint, "--json"), **environment)
     assert flag.exists()
     report = json.loads(out)
     assert report["digest"] == COMMITTED
     assert report["resumed"] == str(tmp_path / "checkpoints")
     assert err == (
-        "Worker 2 of 2 was killed by SIGKILL; starting again from the last checkpoint.\n"
+        "Worker 3 of 3 was killed by SIGTERM; starting again from the last checkpoint.\n"
     )
+
+
+@pytest.mark.library("torch")
+def test_killed_command(train, tmp_path):
+    """Its workers end with it, and leave nothing behind but checkpoints."""
+    kept, temporary = tmp_path / "kept", tmp_path / "temporary"
+    temporary.mkdir()
+    options = ("--checkpoint", kept, "--every", "1")
+    arguments = train(*SHORT[:-1], "3000", *options, workers=2)
+    process = start(*arguments, TMPDIR=str(temporary))
+    while process.poll() is None and not any(kept.glob("step-*")):
+        time.sleep(0.1)
+    process.kill()
+    # They have its output, which ends with the last of them.
+    assert process.communicate(timeout=60) == ("", "")
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.library("torch")

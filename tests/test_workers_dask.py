@@ -307,6 +307,9 @@ def test_killed_worker(backend, tmp_path):
         children = psutil.Process(process.pid).children(recursive=True)
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         assert len(workers) == 3
+        own = [psutil.Process(process.pid), *children]
+        listens = [c.laddr.ip for one in own for c in one.net_connections() if c.status == "LISTEN"]
+        assert set(listens) == {"127.0.0.1"}
         workers[0].kill()
         assert not (tmp_path / "step-00000010.safetensors").exists()
         out, err = process.communicate(timeout=300)

@@ -290,6 +290,40 @@ def test_refuses_to_mix_runs(own, train, tmp_path):
     assert steps_in(folder) == [2]
 
 
+def test_a_folder_has_one_run_at_a_time(own, train, tmp_path):
+    """Until that run has ended, however it ends."""
+    folder = tmp_path / "kept"
+    train(*own, "--steps", "2", "--checkpoint", folder)
+    with checkpoint.owned(folder, resumed=True):
+        message = train("--resume", folder, "--steps", "3", status=2)
+        assert message == f"Error: another run writes checkpoints into {folder}.\n"
+    holder = (
+        "import sys, time, pathlib; from kernels.cli.train.checkpoint import owned\n"
+        "with owned(pathlib.Path(sys.argv[1]), resumed=True): print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, folder], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert train("--resume", folder, "--steps", "3", status=2) == message
+        other.kill()
+        other.wait()
+    assert train("--resume", folder, "--steps", "3")["steps"] == 3
+
+
+def test_torchrun_starts_again(own, train, tmp_path, monkeypatch):
+    """From its own checkpoints, and not from those of a run with another seed."""
+    options = (*own, "--checkpoint", tmp_path / "kept")
+    train(*options, "--steps", "2")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    report = train(*options, "--steps", "3")
+    assert (report["steps"], report["resumed"]) == (3, str(tmp_path / "kept"))
+    assert "expected --seed" in train(*options, "--steps", "3", "--seed", "1", status=2)
+    other = tmp_path / "other"
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+    train(*own, "--steps", "2", "--seed", "1", "--checkpoint", other)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert "expected --seed 1" in train(*own, "--steps", "3", "--checkpoint", other, status=2)
+
+
 def test_refuses_what_is_no_folder_of_checkpoints(own, train, tmp_path, monkeypatch):
     def forbidden(_):
         raise PermissionError(13, "Permission denied")

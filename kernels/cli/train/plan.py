@@ -49,6 +49,10 @@ def plan_of(options: Options) -> Plan:
             require("safetensors", f"--{name}")
     require("numpy", "training")
     before, settings, folder = None, Settings(**given), options.checkpoint
+    if _starts_again() and folder is not None and any(folder.glob("step-*")):
+        # Nothing that was not given may be another run's.
+        given = {name: value for name, value in settings._asdict().items() if value is not None}
+        options = options._replace(resume=folder)
     if options.resume is not None and os.path.isdir(options.resume):
         with as_cli_error(OSError, prefix=f"cannot read {options.resume}: "):
             before = newest(options.resume)
@@ -60,6 +64,11 @@ def plan_of(options: Options) -> Plan:
     check_method(settings, options.engine)
     _check_outputs(options, None if settings.data is None else Path(settings.data))
     return Plan(options, settings, _read_data(settings), before, folder)
+
+
+def _starts_again() -> bool:
+    """Say whether torchrun started this process anew, since a worker failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _check_outputs(options: Options, source: Path | None) -> None:

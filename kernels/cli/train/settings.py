@@ -279,7 +279,9 @@ def with_engine(settings: Settings, options: Options) -> Settings:
         raise CliError(f"--engine {engine} needs --backend {engine}, got {backend}")
     if engine == "dask" and options.compile:
         raise CliError("--engine dask has arrays that --compile cannot compile")
-    compile = engine == "jax" or (engine == "torch" and settings.compile)
+    # A checkpoint says whether another engine compiled, which always is JAX's.
+    own = options.compile or settings.backend.partition(":")[0] == engine
+    compile = engine == "jax" or (engine == "torch" and settings.compile and own)
     return settings._replace(backend=backend, compile=compile)
 
 
