@@ -187,6 +187,17 @@ def test_another_number_of_processes(monkeypatch):
         pass
 
 
+def test_a_join_inside_another(backend):
+    engine, name, _ = engine_of(backend)
+    message = f"^expected one join at a time, got one of {engine} inside another$"
+    with (
+        workers.join(engine, 1, name.partition(":")[2] or None),
+        pytest.raises(ValueError, match=message),
+        workers.join(engine, 1),
+    ):
+        pass
+
+
 @pytest.mark.library("torch")
 def test_errors_of_a_program_stay_its_own():
     error = RuntimeError("gloo is a word of mine")

@@ -17,7 +17,7 @@ import pytest
 from _params import thorough
 
 import kernels
-from backends import workers
+from backends import BackendUnavailable, workers
 from backends.workers import WorkerLost
 from kernels.reference import training as reference
 
@@ -288,6 +288,47 @@ def test_no_scheduler(backend):
     options = (*TUTORIAL, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
     out, err = run(*options, status=2)
     assert (out, err) == ("", "Error: There is no Dask scheduler at 'tcp://127.0.0.1:9'.\n")
+
+
+def test_program_without_a_guard(backend, tmp_path):
+    """Workers import the program, which would start workers."""
+    program = tmp_path / "program.py"
+    program.write_text('from backends import workers\nwith workers.join("dask", 2): pass\n')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    got = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert got.returncode == 1
+    told = [line for line in got.stderr.splitlines() if "BackendUnavailable: " in line]
+    assert told == [
+        "backends._backend.BackendUnavailable: The workers of Dask cannot start: a program that "
+        'joins them does so below `if __name__ == "__main__":`, since they import it.'
+    ]
+
+
+def test_cluster_without_this_package(backend, monkeypatch):
+    """What Dask raises of workers that cannot import it."""
+    from distributed import Client
+
+    def fail(*_, **__):
+        raise ModuleNotFoundError("No module named 'backends'")
+
+    monkeypatch.setattr(Client, "run", fail)
+    message = r"^The workers of the Dask scheduler tcp://\S+ need this package: No module named"
+    with pytest.raises(BackendUnavailable, match=message), workers.join("dask", 1):
+        pass
+
+
+def test_file_that_disappears(backend, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((9, 3), "float32"))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    with workers.join("dask", 1) as team:
+        placed, y = team.backend.asarray(x), team.backend.asarray(np.ones((9, 2), "float32"))
+        layers = kernels.init((3, 2), like=placed)
+        (tmp_path / "x.npy").unlink()
+        message = r"^a worker of Dask cannot read \S+x.npy: No such file or directory$"
+        with pytest.raises(WorkerLost, match=message):
+            kernels.fit(layers, placed, y, learning_rate=0.1, steps=1, compile=team.backend.compile)
 
 
 def wait_for_checkpoint(process, folder, step):

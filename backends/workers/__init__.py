@@ -12,8 +12,9 @@ workers or a device that it cannot have.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 from kernels import Array
@@ -24,9 +25,12 @@ __all__ = ["ENGINES", "WorkerLost", "Workers", "join"]
 
 ENGINES = ("torch", "jax", "dask")
 
+# Engines have one set of workers in a process.
+_FREE = Lock()
+
 
 class WorkerLost(RuntimeError):
-    """Another worker has ended, and this one cannot go on; the message is one sentence."""
+    """A worker has ended or failed, and the others cannot go on; the message is one sentence."""
 
 
 class Workers(NamedTuple):
@@ -56,13 +60,14 @@ class Workers(NamedTuple):
     first: bool
 
 
+@contextmanager
 def join(
     engine: str,
     count: int | None = None,
     device: str | None = None,
     scheduler: str | None = None,
-) -> AbstractContextManager[Workers]:
-    """Join the workers of an engine, for as long as the context lasts.
+) -> Iterator[Workers]:
+    """Join the workers of an engine, for as long as the context lasts, and one at a time.
 
     Parameters
     ----------
@@ -78,7 +83,8 @@ def join(
     Raises
     ------
     ValueError
-        If the engine is not known, or cannot have so many workers or that device.
+        If the engine is not known, or cannot have so many workers or that device; or if workers are
+        joined already.
     BackendUnavailable
         If the engine is not installed, or there is no such device here.
     """
@@ -90,5 +96,10 @@ def join(
         raise ValueError(f"expected the engine dask with a scheduler, got {engine}")
     options = {} if scheduler is None else {"scheduler": scheduler}
     module = importlib.import_module(f"backends.workers.{engine}")
-    joined: AbstractContextManager[Workers] = module.join(count, device, **options)
-    return joined
+    if not _FREE.acquire(blocking=False):
+        raise ValueError(f"expected one join at a time, got one of {engine} inside another")
+    try:
+        with module.join(count, device, **options) as team:
+            yield team
+    finally:
+        _FREE.release()

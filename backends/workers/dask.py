@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -40,6 +41,9 @@ def join(
 ) -> Iterator[Workers]:
     """Start `count` processes here; or split among `count` of those at a scheduler's address."""
     no_devices("dask", device)
+    # A worker that starts imports the program: one that then joins workers cannot, as below.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)
     place = backends.get("dask")
     try:
         from distributed import Client, LocalCluster
@@ -60,13 +64,19 @@ def join(
         # What it logs of workers that end, and of connections, is said below in a sentence.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         if scheduler is None:
-            local = LocalCluster(
-                n_workers=count or 1,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",
-                preload=[_IGNORE_CTRL_C],
-                silence_logs=logging.CRITICAL,
-            )
+            try:
+                local = LocalCluster(
+                    n_workers=count or 1,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    preload=[_IGNORE_CTRL_C],
+                    silence_logs=logging.CRITICAL,
+                )
+            except RuntimeError as error:
+                raise BackendUnavailable(
+                    "The workers of Dask cannot start: a program that joins them does so below "
+                    '`if __name__ == "__main__":`, since they import it.'
+                ) from error
             scheduler = stack.enter_context(local).scheduler_address
         try:
             client = stack.enter_context(Client(scheduler, timeout=_SECONDS_TO_CONNECT))
@@ -82,7 +92,12 @@ def join(
         cluster = Cluster(client, list(workers)[:count])
         # Whatever reads an array, such as the check of labels.
         stack.enter_context(dask.config.set(scheduler=partial(computed, cluster=cluster)))
-        used = client.run(memory_used, workers=cluster.addresses)
+        try:
+            used = client.run(memory_used, workers=cluster.addresses)
+        except ModuleNotFoundError as error:
+            raise BackendUnavailable(
+                f"The workers of the Dask scheduler {scheduler} need this package: {error}."
+            ) from error
         room = min(
             _MEMORY_TO_FILL * (workers[address]["memory_limit"] or math.inf) - used[address]
             for address in cluster.addresses
@@ -167,8 +182,12 @@ def _read(host: Any, offset: int, dtype: Any, rows: tuple[int, ...]) -> Any:
 def _read_block(path: str, kind: Any, offset: int, shape: list[int], dtype: Any) -> Any:
     import numpy
 
-    # Only the rows that are used are read.
-    return numpy.asarray(numpy.memmap(path, kind, "r", offset, tuple(shape)), dtype=dtype)
+    try:
+        # Only the rows that are used are read.
+        return numpy.asarray(numpy.memmap(path, kind, "r", offset, tuple(shape)), dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorkerLost(f"a worker of Dask cannot read {path}: {reason}") from error
 
 
 def _divide(n: int, parts: int) -> tuple[int, ...]:

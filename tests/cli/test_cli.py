@@ -651,6 +651,17 @@ def test_refuses_damaged_npz(refuse, tmp_path):
         assert_match("expected an .npz file of arrays .*, which NumPy cannot read", got)
 
 
+def test_refuses_a_folder_of_damaged_files(refuse, tmp_path):
+    write_folder(tmp_path / "data", np.ones((5, 2)), np.ones(5))
+    path = tmp_path / "data" / "x.npy"
+    whole = path.read_bytes()
+    np.savez(tmp_path / "d.npz", x=X)
+    for content in (b"", whole[:20], whole[:-8], (tmp_path / "d.npz").read_bytes()):
+        path.write_bytes(content)
+        got = refuse("train", "--data", tmp_path / "data")
+        assert_match("expected an array of numbers in .*x.npy, which NumPy cannot read", got)
+
+
 def test_refuses_a_folder_without_the_files(refuse, tmp_path):
     (tmp_path / "d.csv").mkdir()
     got = refuse("train", "--data", tmp_path / "d.csv")

@@ -109,7 +109,7 @@ def read_folder(path: Path, task: str | None, dtype: str) -> Table:
     arrays = []
     for name in FOLDER:
         try:
-            arrays.append(np.load(path / name, mmap_mode="r", allow_pickle=False))
+            arrays.append(np.lib.format.open_memmap(path / name, "r"))
         except OSError as error:
             raise CliError(f"cannot read {path / name}: {error.strerror or error}") from error
         except ValueError as error:

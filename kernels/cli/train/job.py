@@ -185,7 +185,8 @@ def _settled(settings: Settings, table: Table | None, problem: Problem, total: i
     path = Path(settings.data).resolve()
     content = hashlib.sha256()
     for part in [path / name for name in FOLDER] if path.is_dir() else [path]:
-        with part.open("rb") as file:
+        unreadable = as_cli_error(OSError, prefix=f"cannot read {part}: ")
+        with unreadable, part.open("rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
     return settings._replace(
         data=str(path),
