@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from backends import Backend
 from backends.workers import Workers
 from backends.workers.torch import is_launched
 
@@ -77,7 +78,7 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
         numerics = NUMERICS[job.settings.numerics]
         activation = activation_of(job.settings)
         scores = measure(job.problem, trained.layers, place, numerics, activation)
-        check_finite(trained.layers, losses, job.problem, place, final_loss=scores.final_loss)
+        check_finite(_on_host(place, trained.layers), losses, job.problem, scores.final_loss)
         if not team.first:
             return
         if options.save is not None:
@@ -110,31 +111,36 @@ def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> 
     folder = plan.folder
     if folder is None:
         return training
-    return in_runs(training, every=job.settings.every, keep=partial(_keep, team, folder, job))
+    keep = partial(_keep, team, folder, job, [job.earlier])
+    return in_runs(training, every=job.settings.every, keep=keep)
 
 
 def _keep(
     team: Workers,
     folder: Path,
     job: Job,
+    before: list[Any],
     layers: tuple[Layer, ...],
     losses: Array,
     state: SGDState | AdamState,
 ) -> None:
-    """Write a checkpoint, unless training diverged."""
-    to_numpy = team.backend.to_numpy
-    every = _joined(job.earlier, to_numpy(losses))
-    check_finite(layers, every, job.problem, team.backend)
+    """Write a checkpoint, unless training diverged; `before` is all losses before these."""
+    every = before[0] = _joined(before[0], team.backend.to_numpy(losses))
     # Here, since a lost connection to workers is an OSError too.
-    host, *slots = (
-        tuple(Layer(to_numpy(w), None if b is None else to_numpy(b)) for w, b in net)
-        for net in (layers, *state[1:])
-    )
+    host, *slots = (_on_host(team.backend, net) for net in (layers, *state[1:]))
+    check_finite(host, every, job.problem)
     if not team.first:
         return
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
         kept = type(state)(state.steps, *slots) if any(slots) else None
         write(folder, Checkpoint(host, every, job.settings, kept))
+
+
+def _on_host(place: Backend, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    to_numpy = place.to_numpy
+    return tuple(
+        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
+    )
 
 
 def _joined(earlier: Any, losses: Any) -> Any:

@@ -108,8 +108,8 @@ def in_runs(
     every
         Steps between two stops, counted from step 0 and not from `start`.
     keep
-        Called at each stop and at the end with the network, the losses since `start` and the state
-        of the optimizer.
+        Called at each stop and at the end with the network, the losses since the stop before and
+        the state of the optimizer.
     """
 
     def fit_in_runs(
@@ -141,10 +141,10 @@ def in_runs(
             layers, values, state = fit(
                 layers, x, y, start=begin, state=state, steps=run, progress=count, **settings
             )
-            losses = [xp.concat([*losses, values])]
-            done = losses[0].shape[0]
-            keep(layers, losses[0], state)
-        return Fit(layers, losses[0], state)
+            losses.append(values)
+            done += values.shape[0]
+            keep(layers, values, state)
+        return Fit(layers, xp.concat(losses), state)
 
     return fit_in_runs
 
@@ -283,18 +283,13 @@ def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
 
 
 def check_finite(
-    layers: tuple[Layer, ...],
-    losses: Any,
-    problem: Problem,
-    place: Backend,
-    *,
-    final_loss: float = 0.0,
+    layers: tuple[Layer, ...], losses: Any, problem: Problem, final_loss: float = 0.0
 ) -> None:
-    """Raise `CliError` if training diverged."""
+    """Raise `CliError` if training diverged, from what is on the host."""
     import numpy as np
 
-    parameters = [a for layer in layers for a in layer if a is not None]
-    if math.isfinite(final_loss) and all(np.isfinite(place.to_numpy(a)).all() for a in parameters):
+    parameters: list[Any] = [a for layer in layers for a in layer if a is not None]
+    if math.isfinite(final_loss) and all(np.isfinite(a).all() for a in parameters):
         return
     (wrong,) = np.nonzero(~np.isfinite(losses))
     since = int(wrong[0]) if len(wrong) else len(losses)

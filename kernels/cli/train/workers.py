@@ -73,6 +73,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
 
 def fit_split(team: Workers, engine: str) -> Callable[..., Fit]:
     """Make a function like `kernels.fit` that splits each batch among workers."""
+    placed: list[Array] = []
 
     def fit_by_workers(
         layers: tuple[Layer, ...],
@@ -86,9 +87,11 @@ def fit_split(team: Workers, engine: str) -> Callable[..., Fit]:
     ) -> Fit:
         if engine != "torch":
             compile = team.backend.compile
-            # Lazy libraries would draw them anew for each batch.
-            keep = team.shard if batch_size is None else compile(lambda a: a)
-            x, y = keep(x), keep(y)
+            if not placed or placed[0] is not x:
+                # Lazy libraries would draw them anew for each batch.
+                keep = team.shard if batch_size is None else compile(lambda a: a)
+                placed[:] = x, keep(x), keep(y)
+            _, x, y = placed
         numerics = team.numerics(numerics)
         return fit(
             layers, x, y, batch_size=batch_size, numerics=numerics, compile=compile, **settings
