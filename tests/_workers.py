@@ -84,7 +84,7 @@ def finite(asarray, numerics):
 
 
 def observe(team, engine):
-    fit = fit_split(team, engine)
+    fit = fit_split(team)
     problem = reference.make("tutorial", team.backend, "float32")
     native, exact = (
         digest_after(problem, fit, STEPS, numerics) for numerics in (kernels.NATIVE, kernels.EXACT)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any, NamedTuple
 
-from kernels import Array
+from kernels import Array, Compiler
 
 from .._backend import Backend
 
@@ -39,14 +39,14 @@ class Workers(NamedTuple):
     Attributes
     ----------
     backend
-        A `Backend` of the engine, whose arrays are whole on every worker. For the `compile` of
-        `kernels.fit`: of JAX and Dask it is what splits batches.
+        A `Backend` of the engine, whose arrays are whole on every worker.
     shard
         (array) -> array: split along the first axis what takes part in every step, if the engine
         gains from that.
     numerics
-        (numerics) -> numerics: those for `kernels.fit`, which split batches among the workers
-        where `compile` does not.
+        (numerics) -> numerics: those for `kernels.fit`, which of torch split batches.
+    compile
+        For the `compile` of `kernels.fit`: what of JAX and Dask splits batches, and else None.
     count
         How many workers there are.
     first
@@ -56,6 +56,7 @@ class Workers(NamedTuple):
     backend: Backend
     shard: Callable[[Array], Array]
     numerics: Callable[[Any], Any]
+    compile: Compiler | None
     count: int  # type: ignore[assignment]
     first: bool
 

@@ -127,7 +127,7 @@ def join(
 
         backend = place._replace(asarray=asarray, compile=compile)
         try:
-            yield Workers(backend, shard, lambda numerics: numerics, count, first=True)
+            yield Workers(backend, shard, lambda numerics: numerics, compile, count, first=True)
         except (CommClosedError, FutureCancelledError, asyncio.CancelledError) as error:
             raise WorkerLost(
                 f"the connection to the Dask scheduler {scheduler} was lost"

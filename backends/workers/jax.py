@@ -56,7 +56,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         return compiled
 
     backend = place._replace(device=whole, asarray=asarray, compile=compile)
-    yield Workers(backend, lambda a: a, lambda numerics: numerics, count, first=True)
+    yield Workers(backend, lambda a: a, lambda numerics: numerics, compile, count, first=True)
 
 
 def _split_batches(

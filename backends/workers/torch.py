@@ -77,6 +77,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
             place._replace(name=f"torch:{kind}"),
             shard=lambda a: a,
             numerics=lambda numerics: numerics if size == 1 else replace(numerics, team=team),
+            compile=None,
             count=size,
             first=team.rank == 0,
         )
@@ -105,6 +106,8 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
     ------
     BackendUnavailable
         If torch is not installed.
+    KeyboardInterrupt
+        On Ctrl-C.
     """
     if find_spec("torch") is None:
         raise BackendUnavailable('PyTorch is not installed: pip install "array-api-kernels[torch]"')
@@ -122,11 +125,15 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
             for i in map(str, range(count)):
                 own = {"RANK": i, "LOCAL_RANK": i}
                 processes.append(Popen([sys.executable, *arguments], env=common | own))
-            return _first_failure(processes, lost)
+            ended = _first_failure(processes, lost)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
+    if ended is not None and ended[1] == -signal.SIGINT:
+        # A terminal sends Ctrl-C to all, and this process may notice it last.
+        raise KeyboardInterrupt
+    return ended
 
 
 def is_launched() -> bool:

@@ -249,7 +249,7 @@ def test_checkpoints_go_into_another_folder(own, train, tmp_path):
 def test_refuses_other_settings(given, message, own, train, tmp_path, monkeypatch):
     folder = tmp_path / "ck"
     train(*own, "--steps", 4, "--checkpoint", folder)
-    monkeypatch.setattr("kernels.cli.train.command.fit", pytest.fail)
+    monkeypatch.setattr("kernels.cli.train.workers.fit", pytest.fail)
     got = train("--resume", folder, *given, status=2)
     with pytest.raises(ValueError, match=message.format(folder)):
         raise ValueError(got)
@@ -480,7 +480,7 @@ def test_ctrl_c_writes_a_last_checkpoint(own, train, undisturbed, monkeypatch):
 
         return fit(*arguments, start=start, progress=count, **settings)
 
-    monkeypatch.setattr("kernels.cli.train.command.fit", interrupted)
+    monkeypatch.setattr("kernels.cli.train.workers.fit", interrupted)
     options = (*own, *EXACT, "--steps", 20, "--checkpoint", folder, "--every", 4)
     after = f"the network so far is in a checkpoint: go on with --resume {folder}."
     got = train(*options, status=130, warning=f"Interrupted after 3 of 20 steps; {after}")

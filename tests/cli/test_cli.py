@@ -61,7 +61,7 @@ def refuse(run, tmp_path, monkeypatch):
 
     def refuse(*arguments):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        monkeypatch.setattr("kernels.cli.train.command.fit", pytest.fail)
+        monkeypatch.setattr("kernels.cli.train.workers.fit", pytest.fail)
         out, err = run(*arguments, status=2)
         assert out == ""
         assert err.startswith("Error: ")
@@ -802,7 +802,7 @@ def test_without_an_optional_dependency(module, refuse, monkeypatch, tmp_path):
 def start(*arguments, go):
     """Start training in a process of its own, and wait until it has begun."""
     program = (
-        "import signal, sys; import kernels.cli.train.command as train; fit = train.fit\n"
+        "import signal, sys; import kernels.cli.train.workers as train; fit = train.fit\n"
         # A parent that ignores Ctrl-C, as a background job's may, would pass that on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def tell(*args, **keywords):\n"

@@ -18,7 +18,7 @@ from ..._typing import Array
 from ...digest import digest
 from ...layer import Layer
 from ...optimizers import AdamState, SGDState
-from ...training import Fit, fit
+from ...training import Fit
 from ..common import (
     NUMERICS,
     as_cli_error,
@@ -60,8 +60,7 @@ def train(options: Options) -> None:
 def _run(team: Workers, plan: Plan, job: Job) -> None:
     """Train on a team of workers, the first of which writes and prints."""
     options, place = plan.options, team.backend
-    split = fit if options.engine is None else fit_split(team, options.engine)
-    training = _kept(team, plan, job, split)
+    training = _kept(team, plan, job, fit_split(team))
     owned_here = _owned(plan) if team.first and not is_launched() else nullcontext()
     with owned_here, note_ctrl_c() as interrupted:
         trained = fit_timed(

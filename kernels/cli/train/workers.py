@@ -42,7 +42,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
     dtype, numerics = settings.dtype, settings.numerics
     if engine is None:
         alone = find_backend(backend, dtype, numerics)
-        yield Workers(alone, lambda a: a, lambda numerics: numerics, 1, True)
+        yield Workers(alone, lambda a: a, lambda numerics: numerics, None, 1, True)
         return
     use_float64(dtype, numerics)
     launched = _is_launched(engine)
@@ -71,7 +71,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
         raise
 
 
-def fit_split(team: Workers, engine: str) -> Callable[..., Fit]:
+def fit_split(team: Workers) -> Callable[..., Fit]:
     """Make a function like `kernels.fit` that splits each batch among workers."""
     placed: list[Array] = []
 
@@ -85,8 +85,8 @@ def fit_split(team: Workers, engine: str) -> Callable[..., Fit]:
         compile: Compiler | None,
         **settings: Any,
     ) -> Fit:
-        if engine != "torch":
-            compile = team.backend.compile
+        if team.compile is not None:
+            compile = team.compile
             if not placed or placed[0] is not x:
                 # Lazy libraries would draw them anew for each batch.
                 keep = team.shard if batch_size is None else compile(lambda a: a)
