@@ -23,6 +23,7 @@ from kernels.reference.problems import tutorial
 STEPS = 10
 STEPS_COUNTED = (1, 2)
 STEPS_OF_SMALL = 4
+ADAM = {"optimizer": kernels.Adam(1e-2), "activation": kernels.activations.tanh, "l2": 0.01}
 
 
 def small(asarray, dtype):
@@ -33,12 +34,12 @@ def small(asarray, dtype):
     return tutorial(like=like)._replace(x=x, y=y, layers=layers, learning_rate=1e-3, batch_size=7)
 
 
-def digest_after(problem, fit, steps, numerics):
+def digest_after(problem, fit, steps, numerics, **method):
     trained = fit(
         problem.layers,
         problem.x,
         problem.y,
-        learning_rate=problem.learning_rate,
+        **(method or {"learning_rate": problem.learning_rate}),
         loss=problem.loss,
         batch_size=problem.batch_size,
         steps=steps,
@@ -103,6 +104,8 @@ def observe(team, engine):
     found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
     one = problem._replace(x=problem.x[:1, :], y=problem.y[:1, :], batch_size=None)
     found["one"] = digest_after(one, fit, STEPS_OF_SMALL, kernels.EXACT)
+    if engine != "dask":
+        found["adam"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT, **ADAM)
     return found
 
 

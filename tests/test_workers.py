@@ -109,9 +109,10 @@ def test_committed_digests(found, worker):
     numpy = backends.get("numpy")
     problem = worker.small(numpy.asarray, "float32")
     one = problem._replace(x=problem.x[:1], y=problem.y[:1], batch_size=None)
-    for name, expected in (("small", problem), ("one", one)):
+    adam = {"adam": (problem, worker.ADAM)} if "adam" in found else {}
+    for name, (expected, method) in {"small": (problem, {}), "one": (one, {}), **adam}.items():
         assert found[name] == worker.digest_after(
-            expected, kernels.fit, worker.STEPS_OF_SMALL, kernels.EXACT
+            expected, kernels.fit, worker.STEPS_OF_SMALL, kernels.EXACT, **method
         )
 
 

@@ -40,11 +40,11 @@ def check_method(settings: Settings, engine: str | None) -> None:
             raise CliError(f"expected {option} of 0 or more, got {value}")
     if settings.max_norm is not None and not 0.0 < settings.max_norm < math.inf:
         raise CliError(f"expected a positive --max-norm, got {settings.max_norm}")
-    if engine is not None:
+    if engine == "dask":
         for name in _FIELDS:
             if getattr(settings, name) != getattr(_DEFAULT, name):
                 raise CliError(
-                    f"--engine {engine} trains by plain gradient descent with relu, got "
+                    f"--engine dask trains by plain gradient descent with relu, got "
                     f"--{name.replace('_', '-')} {getattr(settings, name)}"
                 )
 
