@@ -783,6 +783,18 @@ def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch
 
 
 @pytest.mark.library("numpy")
+def test_norms_are_not_rounded_down(asarray, dtype):
+    """A scale is more than half of the norm over 2**h, also of norms just above powers of two."""
+    rows = np.random.default_rng(0).normal(size=(100, 4))
+    rows *= 2.0 * (1.0 + 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows.astype(dtype)
+    scale = fetch(Exact(products=1).left(asarray(rows)).scale)
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    assert np.all(norms / 2.0 > 1.0)
+    assert np.all(norms / 2.0 < 2.0 * scale)
+
+
+@pytest.mark.library("numpy")
 @pytest.mark.parametrize("error", [-3 * 2.0**-53, 2.0**-52])
 def test_roots_of_very_many_squares(asarray, dtype, error, monkeypatch):
     """The unit of the norm is coarser, so that no whole number is near to a power of two."""
