@@ -8,10 +8,22 @@ from typing import Any, NamedTuple
 
 from .. import random
 from .._typing import Array
+from ..activations import Activation, relu, tanh
 from ..layer import Layer, init
 from ..losses import Loss, softmax_cross_entropy, squared_error
+from ..optimizers import SGD, Adam
+from ..schedules import cosine
 
-__all__ = ["Preparation", "Problem", "digits", "split", "tall", "tutorial"]
+__all__ = [
+    "Preparation",
+    "Problem",
+    "digits",
+    "digits_adam",
+    "split",
+    "tall",
+    "tutorial",
+    "tutorial_momentum",
+]
 
 
 class Preparation(NamedTuple):
@@ -53,6 +65,10 @@ class Problem(NamedTuple):
         (x, y) to measure accuracy on, or None.
     preparation
         Of a user's own data.
+    optimizer
+        What takes the place of the learning rate, if anything does.
+    activation, l2
+        Arguments of `kernels.fit`.
     """
 
     name: str
@@ -66,6 +82,9 @@ class Problem(NamedTuple):
     batch_size: int | None
     held_out: tuple[Array, Array] | None
     preparation: Preparation | None = None
+    optimizer: SGD | Adam | None = None
+    activation: Activation = relu
+    l2: float = 0.0
 
 
 def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) -> Problem:
@@ -103,6 +122,12 @@ def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) ->
         batch_size=None,
         held_out=None,
     )
+
+
+def tutorial_momentum(*, like: Array) -> Problem:
+    """Make the tutorial's problem with momentum 0.9 and a rate that falls along a cosine."""
+    optimizer = SGD(cosine(1e-7, steps=500), momentum=0.9)
+    return tutorial(like=like)._replace(name="tutorial-momentum", optimizer=optimizer)
 
 
 def tall(*, like: Array) -> Problem:
@@ -167,6 +192,12 @@ def digits(
         batch_size=64,
         held_out=(asarray(x[test], dtype), asarray(y[test].astype(np.int32))),
     )
+
+
+def digits_adam(*, asarray: Callable[..., Array], dtype: str) -> Problem:
+    """Make the problem of the digits with Adam, tanh and l2 = 1e-4."""
+    made = digits(asarray=asarray, dtype=dtype)
+    return made._replace(name="digits-adam", optimizer=Adam(1e-3), activation=tanh, l2=1e-4)
 
 
 def split(n: int, *, seed: int) -> tuple[Any, Any]:

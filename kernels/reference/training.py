@@ -14,8 +14,8 @@ from .._typing import Array
 from ..digest import digest
 from ..layer import Layer
 from ..numerics import EXACT, Numerics
-from ..training import fit
-from .problems import Problem, digits, tall, tutorial
+from ..training import Fit, fit
+from .problems import Problem, digits, digits_adam, tall, tutorial, tutorial_momentum
 
 if TYPE_CHECKING:
     from backends import Backend
@@ -31,7 +31,7 @@ __all__ = [
     "train",
 ]
 
-PROBLEMS = ("tutorial", "digits", "tall")
+PROBLEMS = ("tutorial", "digits", "tall", "tutorial-momentum", "digits-adam")
 
 # Steps after which there are digests. The first tells a difference in the data from one in
 # arithmetic.
@@ -65,10 +65,11 @@ def checkpoints(backend: Backend, *, compiled: bool, steps: int | None = None) -
 
 def make(problem: str, backend: Backend, dtype: str) -> Problem:
     """Make one of `PROBLEMS` on a backend."""
-    if problem in ("tutorial", "tall"):
-        like = backend.asarray([0.0], dtype)
-        return tutorial(like=like) if problem == "tutorial" else tall(like=like)
-    return digits(asarray=backend.asarray, dtype=dtype)
+    drawn = {"tutorial": tutorial, "tall": tall, "tutorial-momentum": tutorial_momentum}
+    if problem in drawn:
+        return drawn[problem](like=backend.asarray([0.0], dtype))
+    of_digits = digits_adam if problem == "digits-adam" else digits
+    return of_digits(asarray=backend.asarray, dtype=dtype)
 
 
 def train(
@@ -80,14 +81,14 @@ def train(
     checkpoints: tuple[int, ...],
 ) -> Run:
     """Train with `fit` from one checkpoint to the next."""
-    layers = problem.layers
-    digests, seconds = {0: digest(layers)}, math.nan
+    trained = None
+    digests, seconds = {0: digest(problem.layers)}, math.nan
     for start, stop in pairwise(checkpoints):
         started = time.perf_counter()
-        layers = _fit(problem, backend, numerics, compiled, layers, start, stop)
-        backend.synchronize(layers)
+        trained = _fit(problem, backend, numerics, compiled, trained, start, stop)
+        backend.synchronize(trained.layers)
         seconds = (time.perf_counter() - started) / (stop - start)
-        digests[stop] = digest(layers)
+        digests[stop] = digest(trained.layers)
     return Run(digests, seconds)
 
 
@@ -129,11 +130,11 @@ def _trajectory(
     problem: Problem, backend: Backend, numerics: Numerics, compiled: bool, steps: int
 ) -> Iterator[tuple[Layer, ...]]:
     """Yield the weights before training and after each step."""
-    layers = problem.layers
-    yield layers
+    trained = None
+    yield problem.layers
     for start in range(steps):
-        layers = _fit(problem, backend, numerics, compiled, layers, start, start + 1)
-        yield layers
+        trained = _fit(problem, backend, numerics, compiled, trained, start, start + 1)
+        yield trained.layers
 
 
 def _fit(
@@ -141,20 +142,25 @@ def _fit(
     backend: Backend,
     numerics: Numerics,
     compiled: bool,
-    layers: tuple[Layer, ...],
+    before: Fit | None,
     start: int,
     stop: int,
-) -> tuple[Layer, ...]:
-    """Take some of a problem's steps."""
+) -> Fit:
+    """Take some of a problem's steps, after what was trained before."""
+    plain = problem.optimizer is None
     return fit(
-        layers,
+        problem.layers if before is None else before.layers,
         problem.x,
         problem.y,
-        learning_rate=problem.learning_rate,
+        optimizer=problem.optimizer,
+        learning_rate=problem.learning_rate if plain else None,
         steps=stop - start,
         start=start,
+        state=None if before is None else before.state,
         batch_size=problem.batch_size,
         loss=problem.loss,
+        activation=problem.activation,
+        l2=problem.l2,
         numerics=numerics,
         compile=backend.compile if compiled else None,
-    ).layers
+    )

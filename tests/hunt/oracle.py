@@ -55,6 +55,24 @@ FACTORS = 2.0**-850, 2.0**1000
 # Operations of which every element that is finite has the bits of NumPy's, and no other is finite.
 # Of the rest, which choose and combine, that is asked of the arrays that are all finite.
 SINGLE = ("matmul", "sum", "add", "subtract", "multiply", "divide", "exp", "log")
+SINGLE += ("expm1", "tanh", "logistic", "softplus", "sqrt")
+
+# Of those that came later: what they are at the ends, None where they are not finite, and their
+# errors in units in the last place of float32 and float64.
+ENDS: dict[str, tuple[float | None, float | None]] = {
+    "expm1": (-1.0, None),
+    "tanh": (-1.0, 1.0),
+    "logistic": (0.0, 1.0),
+    "softplus": (0.0, None),
+    "sqrt": (None, None),
+}
+ERRORS = {
+    "expm1": (0.51, 2.0),
+    "tanh": (0.51, 2.0),
+    "logistic": (0.51, 2.7),
+    "softplus": (0.51, 2.5),
+    "sqrt": (0.5, 0.5),
+}
 
 # The most elements that are compared with exact arithmetic.
 _SAMPLE = 20
@@ -118,9 +136,10 @@ def _copy(tree: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether trees of arrays hold the same bits."""
+    """Whether trees of arrays and numbers hold the same bits; the first is a copy."""
     if isinstance(a, tuple):
         return all(map(_same, a, b))
+    b = b if b is None else np.asarray(b)
     return a is b or (a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
@@ -337,6 +356,50 @@ def _logarithm(x: float, _: float, dtype: str, line: Line) -> tuple[list[Any], s
     return [*allowed, _within(exact, error, 0.0)], "log within its error"
 
 
+def _other(x: float, _: float, dtype: str, line: Line) -> tuple[list[Any], str]:
+    name, limits = line.operation, LIMITS[dtype]
+    told = f"{name} within its error"
+    low, high = ENDS[name]
+    if math.isnan(x):
+        return [None], told
+    if math.isinf(x):
+        end = high if x > 0 else low
+        return [None if end is None else Fraction(end)], told
+    if name == "expm1" and x > limits.exp[1]:
+        return [None], told
+    if name in ("logistic", "softplus") and x < limits.exp[0]:
+        return [Fraction(0)], told
+    allowed: list[Any] = []
+    for u in _zeros(x, float(np.finfo(dtype).tiny)):
+        if name == "sqrt" and u < 0.0:
+            allowed.append(None)
+            continue
+        with localcontext(prec=60):
+            exact = Fraction(_value_of(name, Decimal(u)))
+        error = _ulp(exact, dtype) * Fraction(ERRORS[name][dtype == "float64"]) if exact else 0
+        if abs(exact) - error < limits.smallest:
+            allowed.append(Fraction(0))
+        allowed.append(_within(exact, Fraction(error), limits.smallest))
+    return allowed, told
+
+
+def _value_of(name: str, x: Decimal) -> Decimal:
+    """Compute to 30 digits or more, by the first terms of a series where digits would cancel."""
+    small = abs(x) < Decimal("1e-12")
+    if name == "sqrt":
+        return x.sqrt()
+    if name == "expm1":
+        return x + x * x / 2 + x * x * x / 6 if small else x.exp() - 1
+    if name == "tanh":
+        # 1 to all digits long before.
+        x = min(x, Decimal(1000))
+        return x - x * x * x / 3 if small else 1 - 2 / ((2 * x).exp() + 1)
+    z = (-abs(x)).exp()
+    if name == "logistic":
+        return 1 / (1 + z) if x >= 0 else z / (1 + z)
+    return max(x, Decimal(0)) + (z - z * z / 2 if z < Decimal("1e-20") else (1 + z).ln())
+
+
 def _check_matmul(line: Line, operands: Any, got: Any, dtype: str, numerics: Exact) -> Found:
     a, b = operands
     b = b.T if line.detail == "square" else b
@@ -480,6 +543,7 @@ _CHECKS: dict[str, Callable[..., Found]] = {
     "divide": _elementwise(_quotient),
     "exp": _elementwise(_exponential),
     "log": _elementwise(_logarithm),
+    **dict.fromkeys(ENDS, _elementwise(_other)),
     "softmax_cross_entropy": _check_cross_entropy,
     "squared_error": _check_squared_error,
 }

@@ -289,6 +289,16 @@ def _function(operation: str) -> Any:
 OPERATIONS = (
     *(_matmul, _matmul, _matmul, _divide, _divide, _multiply, _scale, _subtract, _sum, _add),
     *(_function("exp"), _function("log"), _add_operand),
+    *map(_function, ("expm1", "tanh", "logistic", "softplus", "sqrt")),
+)
+
+ACTIVATIONS = ("leaky_relu", "elu", "softplus", "tanh", "logistic", "identity")
+METHODS = (
+    "learning_rate={rate}",
+    "learning_rate={rate}",
+    "optimizer=kernels.SGD({rate}, momentum=0.9)",
+    "optimizer=kernels.SGD({rate}, momentum=0.5, nesterov=True, weight_decay=0.1, max_norm=1.0)",
+    "optimizer=kernels.Adam({rate}, weight_decay=0.1), l2=0.01",
 )
 
 
@@ -315,6 +325,13 @@ def _network(make: _Maker, n_in: int, n_out: int, depth: int) -> tuple[str, list
     pairs = zip(operands[::2], operands[1::2], strict=True)
     text = "".join(f"Layer({weight}, {bias}), " for weight, bias in pairs)
     return f"({text.strip()})", operands
+
+
+def _activation(make: _Maker) -> str:
+    """Draw one: relu mostly, and always where a compiler takes a minute for another."""
+    slow = make.scope.compiled and make.scope.library == "torch"
+    name = "relu" if slow else make.choose(("relu", "relu", *ACTIVATIONS))
+    return f"activation=kernels.activations.{name}, numerics=numerics"
 
 
 def _parameters(of: str, operands: list[str | None]) -> list[str]:
@@ -346,15 +363,15 @@ def _passes(make: _Maker) -> None:
     depth = make.choose((1, 2))
     layers, operands = _network(make, n_in, n_out, depth)
     x = make.operand(n, n_in)
-    outputs = [f"{{}}[{i + 1}]" for i in range(depth)]
-    text = f"kernels.forward({layers}, {x}, numerics=numerics)"
+    outputs, common = [f"{{}}[{i + 1}]" for i in range(depth)], _activation(make)
+    text = f"kernels.forward({layers}, {x}, {common})"
     forward = make.line("forward", text, (x, *operands), None, outputs)
     way = make.choose(("forward", "backward", "backward_to_input", "update"))
     if way == "forward":
         return
     gradient = make.operand(n, n_out)
     name = "backward_to_input" if way == "backward_to_input" else "backward"
-    text = f"kernels.{name}({layers}, {forward}, {gradient}, numerics=numerics)"
+    text = f"kernels.{name}({layers}, {forward}, {gradient}, {common})"
     gradients = "{}[0]" if name == "backward_to_input" else "{}"
     outputs = _parameters(gradients, operands)
     outputs += ["{}[1]"] if name == "backward_to_input" else []
@@ -373,7 +390,10 @@ def _training(make: _Maker) -> None:
     x = make.operand(n, n_in)
     loss, y = _target(make, n, c, valid=True)
     rate = make.choose((0.1, 1.0, 1e-30))
-    text = f"{layers}, {x}, {y}, learning_rate={rate}, loss=kernels.{loss}, numerics=numerics"
+    slow = make.scope.compiled and make.scope.library == "torch"
+    method = METHODS[0] if slow or way == "step" else make.choose(METHODS)
+    text = f"{layers}, {x}, {y}, {method.format(rate=rate)}, loss=kernels.{loss}"
+    text += f", {_activation(make)}"
     uses = (x, y, *operands)
     if way == "step":
         outputs = [*_parameters("{}[0]", operands), "{}[1]"]
