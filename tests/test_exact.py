@@ -359,6 +359,7 @@ COMPILERS = pytest.mark.library("torch", "jax")
 
 
 @COMPILERS
+@one_dtype
 def test_compiled_products(backend, dtype):
     """A compiler changes no bit of a product."""
 

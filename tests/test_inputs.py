@@ -14,7 +14,7 @@ from _assert import (
     fetch,
     parameters,
 )
-from _params import thorough, where
+from _params import one_dtype, thorough, where
 from array_api_compat import array_namespace
 
 import kernels
@@ -545,6 +545,7 @@ def test_jax_finds_mistakes_while_tracing(asarray, dtype):
 
 
 @pytest.mark.library("torch")
+@one_dtype
 @pytest.mark.parametrize("target", TARGETS)
 def test_torch_has_no_graph_breaks(asarray, dtype, target):
     """One graph of all of forward, and one of all of step; run by eager torch, for speed."""

@@ -539,7 +539,7 @@ def graphs(backend, monkeypatch):
 
 
 @pytest.mark.library("torch")
-@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("batch_size", [2, *thorough(None)])
 def test_graphs_with_calls_in_their_place(asarray, graphs, batch_size):
     """What CUDA's graphs read and write, on any device."""
     from backends import torch as torch_backend
