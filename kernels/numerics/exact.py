@@ -432,12 +432,17 @@ def _scales(
 
 
 def _max(a: Array, xp: Any, **axis: Any) -> Array:
-    """Find the largest of magnitudes; 0 if there are none."""
-    return cast(Array, xp.sum(a, **axis) if 0 in a.shape else xp.max(a, **axis))
+    """Find the largest of magnitudes; 0 if there are none, whose sum marray masks."""
+    if 0 in a.shape:
+        return cast(Array, xp.zeros((a.shape[0], 1) if axis else (), dtype=a.dtype, **placement(a)))
+    return cast(Array, xp.max(a, **axis))
 
 
 def _squares(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Array:
     """Sum the squares for `_scales` of each row or column, in the memory of the magnitudes."""
+    if 0 in magnitudes.shape:
+        shape = (magnitudes.shape[0], 1) if side == 0 else (magnitudes.shape[1],)
+        return cast(Array, xp.zeros(shape, dtype=xp.float64, **placement(magnitudes)))
     # Whole numbers of 15 bits, or of 13 where there are so many squares that they need 2**48.
     shift = largest * (2.0**39 if k <= 2**20 else 2.0**41)
     magnitudes += shift
