@@ -49,6 +49,13 @@ SCHEMAS = {
 CLI_TESTS = "tests/cli"
 BENCHMARK_TESTS = "tests/benchmarks"
 SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
+# What each library is tested with through the command line.
+OF_LIBRARIES = ("test_checkpoint.py", "test_cli.py")
+IGNORED_BY_ENGINES = tuple(
+    f"--ignore={path}"
+    for path in (*sorted(Path(CLI_TESTS).glob("test_*.py")), BENCHMARK_TESTS)
+    if path == BENCHMARK_TESTS or path.name not in OF_LIBRARIES
+)
 IGNORED = tuple(f"--ignore={path}" for path in (CLI_TESTS, BENCHMARK_TESTS))
 RESULTS = Path(".nox") / "results"
 SESSIONS = RESULTS / "sessions.json"
@@ -140,7 +147,8 @@ def tests(session: nox.Session, backend: str) -> None:
     env = {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": cache, **SHARED_BY_JAX}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
-    options = ("--backend", backend, "--record", str(record), *IGNORED)
+    ignored = IGNORED_BY_ENGINES if backend in ENGINES else IGNORED
+    options = ("--backend", backend, "--record", str(record), *ignored)
     suite = BACKENDS[backend].get("suite", ())
     if backend not in CUDA:
         options += TWO_AT_A_TIME

@@ -140,7 +140,7 @@ def logistic_cross_entropy(
 
     Each output is a label that a sample has or has not; a single output tells two classes apart.
     With z the logits and y the target, value = mean over samples of
-    sum(max(z, 0) - y z + softplus(-|z|)), and gradient = (logistic(z) - y) / n.
+    sum(max(z, 0) - y z + softplus(-abs(z))), and gradient = (logistic(z) - y) / n.
 
     Parameters
     ----------

@@ -23,7 +23,6 @@ from .schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamState", "SGDState"]
 
-Layers = tuple[Layer, ...]
 # Numbers of the host, or 0-d arrays of them.
 Numbers = Sequence[Any]
 
@@ -40,7 +39,7 @@ class SGDState(NamedTuple):
     """
 
     steps: int
-    velocity: Layers
+    velocity: tuple[Layer, ...]
 
 
 class AdamState(NamedTuple):
@@ -55,8 +54,8 @@ class AdamState(NamedTuple):
     """
 
     steps: int
-    mean: Layers
-    square: Layers
+    mean: tuple[Layer, ...]
+    square: tuple[Layer, ...]
 
 
 State = TypeVar("State", SGDState, AdamState)
@@ -132,7 +131,7 @@ class SGD:
         state: SGDState,
         *,
         numerics: Numerics = NATIVE,
-    ) -> tuple[Layers, SGDState]:
+    ) -> tuple[tuple[Layer, ...], SGDState]:
         """Take one step; return new layers and their state, and leave what was given as it is.
 
         Raises
@@ -150,10 +149,10 @@ class SGD:
         self,
         layers: Sequence[Layer],
         gradients: Sequence[Layer],
-        slots: tuple[Layers, ...],
+        slots: tuple[tuple[Layer, ...], ...],
         numbers: Numbers,
         numerics: Numerics,
-    ) -> tuple[Layers, tuple[Layers, ...]]:
+    ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
         (rate,), (velocity,) = numbers, slots
         n = numerics
@@ -245,7 +244,7 @@ class Adam:
         state: AdamState,
         *,
         numerics: Numerics = NATIVE,
-    ) -> tuple[Layers, AdamState]:
+    ) -> tuple[tuple[Layer, ...], AdamState]:
         """Take one step; return new layers and their state, and leave what was given as it is.
 
         Raises
@@ -268,10 +267,10 @@ class Adam:
         self,
         layers: Sequence[Layer],
         gradients: Sequence[Layer],
-        slots: tuple[Layers, ...],
+        slots: tuple[tuple[Layer, ...], ...],
         numbers: Numbers,
         numerics: Numerics,
-    ) -> tuple[Layers, tuple[Layers, ...]]:
+    ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
         (rate, root, decay), (mean, square), n = numbers, slots, numerics
         gradients = _clipped(gradients, self.max_norm, n)
@@ -348,7 +347,7 @@ def _update(
     gradients: Sequence[Layer],
     state: State,
     numerics: Numerics,
-) -> tuple[Layers, State]:
+) -> tuple[tuple[Layer, ...], State]:
     check_layers(layers)
     check_gradients(layers, gradients)
     check_state(optimizer, layers, state)
@@ -373,7 +372,7 @@ def _power(base: float, exponent: int) -> float:
     return result
 
 
-def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> Layers:
+def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> tuple[Layer, ...]:
     """Apply a function to each parameter."""
     return tuple(
         Layer(
@@ -384,7 +383,7 @@ def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> Layers:
     )
 
 
-def _zeros(layers: Sequence[Layer]) -> Layers:
+def _zeros(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return _map(lambda a: cast(Array, array_namespace(a).zeros_like(a)), layers)
 
 

@@ -25,7 +25,7 @@ class Schedule:
     Parameters
     ----------
     rate_at
-        (step, *numbers) -> rate.
+        `(step, *numbers) -> rate`.
     numbers
         What else decides the rate.
 

@@ -117,8 +117,9 @@ class Exact:
     matrix below 2**-510, count as zero.
 
     A result below 2**-101 (float32) or 2**-850 (float64), of a product or of any other operation
-    but `exp`, is +0, and `multiply` and `divide` take such operands for zero. If the row or b holds
-    NaN, infinity or a float64 of 2**500 or more, or a result overflows, the result is not finite.
+    but `exp`, is +0; `multiply`, `divide` and `sqrt` take such operands for zero. If the row or b
+    holds NaN, infinity or a float64 of 2**500 or more, or a result overflows, the result is not
+    finite.
 
     Parameters
     ----------

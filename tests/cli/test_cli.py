@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from _params import where
 
 import backends
 import kernels
@@ -18,6 +19,8 @@ NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "matplotlib", "safetensors"):
     pytest.importorskip(module, reason=NEEDED)
 datasets = pytest.importorskip("sklearn.datasets", reason=NEEDED)
+
+TORCH, JAX = pytest.mark.library("torch"), pytest.mark.library("jax")
 
 # What CI services set to get colours even in pipes is not what a user's pipe sees.
 PLAIN = {
@@ -81,13 +84,6 @@ def shell(*arguments, **environment):
         env=PLAIN | environment,
         timeout=120,
     )
-
-
-def available(name):
-    try:
-        backends.get(name)
-    except backends.BackendUnavailable as error:
-        pytest.skip(str(error))
 
 
 def write_csv(path, header, rows):
@@ -154,9 +150,8 @@ def test_report_is_of_the_run(report, tmp_path):
     assert (got["steps"], got["steps_asked"], got["sizes"]) == (3, 3, [1000, 100, 10])
 
 
-@pytest.mark.parametrize("name", ["torch:cpu", "jax:cpu"])
+@pytest.mark.parametrize("name", [*where(TORCH, "torch:cpu"), *where(JAX, "jax:cpu")])
 def test_other_libraries(name, report):
-    available(name)
     options = ("--problem", "tutorial", "--steps", 3, "--dtype", "float64")
     # In a process of its own, where nothing but --dtype enables float64 in JAX.
     out = shell("train", "--backend", name, *options, "--json")
@@ -733,8 +728,8 @@ def test_backends_that_break_do_not_hide_the_others(run, monkeypatch):
     assert "libsomething.so" in out
 
 
+@JAX
 def test_jax_without_float64_is_told_how(tmp_path):
-    available("jax:cpu")
     got = shell("backends", JAX_ENABLE_X64="0")
     assert "no float64: " in got.stdout
     assert "JAX_ENABLE_X64=1" in got.stdout

@@ -370,7 +370,8 @@ def _other(x: float, _: float, dtype: str, line: Line) -> tuple[list[Any], str]:
     if name in ("logistic", "softplus") and x < limits.exp[0]:
         return [Fraction(0)], told
     allowed: list[Any] = []
-    for u in _zeros(x, float(np.finfo(dtype).tiny)):
+    tiny = limits.smallest if name == "sqrt" else float(np.finfo(dtype).tiny)
+    for u in _zeros(x, tiny):
         if name == "sqrt" and u < 0.0:
             allowed.append(None)
             continue
