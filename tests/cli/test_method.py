@@ -128,8 +128,8 @@ def test_what_a_checkpoint_decides(train, tmp_path):
         (("--optimizer", "sgd"), "expected --optimizer adam, as in the checkpoint"),
         (("--l2", 0.1), "expected --l2 0.01, as in the checkpoint"),
         # To an end that was 3 steps away.
-        (("--steps", 5), "expected --steps 3, as in the checkpoint"),
-        (("--epochs", 5), "expected no --epochs, as in the checkpoint"),
+        (("--steps", 5), "expected --steps 3, over which the schedule linear of the checkpoint"),
+        (("--epochs", 3), "falls, got --epochs 3."),
     ):
         assert expected in train("--resume", tmp_path / "ck", *given, status=2)
 

@@ -95,7 +95,12 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
     # The file may have moved: its hash tells whether it is the same.
     free = _FREE if before.data is None else (*_FREE, "data")
     if before.schedule in _TO_AN_END:
-        free = tuple(name for name in free if name not in ("epochs", "steps"))
+        other = "epochs" if "epochs" in given else "steps"
+        if other in given and (other, given[other]) != ("steps", before.steps):
+            raise CliError(
+                f"expected --steps {before.steps}, over which the schedule {before.schedule} of the "
+                f"checkpoint in {folder} falls, got --{other} {given[other]}"
+            )
     for name, value in given.items():
         saved = getattr(before, name)
         if name not in free and value != saved:

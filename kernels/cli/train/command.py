@@ -45,8 +45,9 @@ __all__ = ["train"]
 def train(options: Options) -> None:
     """Train a network by gradient descent and measure it on samples that were held out.
 
-    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once. With
-    --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
+    Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once.
+
+    With --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
     """
     # Everything that can be wrong is found before anything is computed or written.
     plan = plan_of(options)
