@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 from array_api_compat import array_namespace
@@ -22,6 +21,9 @@ __all__ = [
     "softplus",
     "tanh",
 ]
+
+# Of leaky_relu, below 0.
+_SLOPE = 0.01
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def _relu_back(y: Array, gradient: Array, _: Numerics) -> Array:
     return gradient
 
 
-def _leaky_relu(a: Array, numerics: Numerics, *, slope: float) -> Array:
-    return cast(Array, array_namespace(a).maximum(a, numerics.multiply(a, slope)))
+def _leaky_relu(a: Array, numerics: Numerics) -> Array:
+    return cast(Array, array_namespace(a).maximum(a, numerics.multiply(a, _SLOPE)))
 
 
-def _leaky_relu_back(y: Array, gradient: Array, numerics: Numerics, *, slope: float) -> Array:
-    flat = numerics.multiply(gradient, slope)
+def _leaky_relu_back(y: Array, gradient: Array, numerics: Numerics) -> Array:
+    flat = numerics.multiply(gradient, _SLOPE)
     return cast(Array, array_namespace(y).where(y > 0.0, gradient, flat))
 
 
@@ -143,9 +145,7 @@ def _same_back(_: Array, gradient: Array, __: Numerics) -> Array:
 
 
 relu = Activation("relu", _relu, _relu_back)
-leaky_relu = Activation(
-    "leaky_relu", partial(_leaky_relu, slope=0.01), partial(_leaky_relu_back, slope=0.01)
-)
+leaky_relu = Activation("leaky_relu", _leaky_relu, _leaky_relu_back)
 elu = Activation("elu", _elu, _elu_back)
 softplus = Activation("softplus", _softplus, _softplus_back)
 tanh = Activation("tanh", _tanh, _tanh_back)

@@ -98,8 +98,8 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
         other = "epochs" if "epochs" in given else "steps"
         if other in given and (other, given[other]) != ("steps", before.steps):
             raise CliError(
-                f"expected --steps {before.steps}, over which the schedule {before.schedule} of the "
-                f"checkpoint in {folder} falls, got --{other} {given[other]}"
+                f"expected --steps {before.steps}, over which the schedule {before.schedule} of "
+                f"the checkpoint in {folder} falls, got --{other} {given[other]}"
             )
     for name, value in given.items():
         saved = getattr(before, name)
