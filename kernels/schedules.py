@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any
 
 from ._checks import to_integer, to_learning_rate, to_real
 
 __all__ = ["Schedule", "constant", "cosine", "exponential", "inverse", "linear", "warmup"]
+
+# Whatever the program has set for its own numbers.
+_CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[])
 
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
@@ -97,12 +100,12 @@ def _constant(_: int, rate: float) -> float:
 
 
 def _exponential(step: int, rate: float, decay: float, steps: int) -> float:
-    with localcontext(prec=40):
+    with localcontext(_CONTEXT):
         return float(Decimal(rate) * Decimal(decay) ** (Decimal(step) / steps))
 
 
 def _inverse(step: int, rate: float, power: float) -> float:
-    with localcontext(prec=40):
+    with localcontext(_CONTEXT):
         return float(Decimal(rate) / Decimal(step + 1) ** Decimal(power))
 
 
@@ -111,7 +114,7 @@ def _linear(step: int, rate: float, steps: int, final: float) -> float:
 
 
 def _cosine(step: int, rate: float, steps: int, final: float) -> float:
-    with localcontext(prec=40):
+    with localcontext(_CONTEXT):
         cos = _cosine_of(_PI * min(step, steps) / steps)
         return float(Decimal(final) + (Decimal(rate) - Decimal(final)) * (1 + cos) / 2)
 

@@ -3,6 +3,8 @@
 import hashlib
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,3 +92,28 @@ def test_cosine_is_that_of_torch():
 def test_bad_numbers(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+BITS = """
+from kernels import schedules
+from kernels.numerics import elementary
+
+rates = schedules.cosine(0.1, steps=7), schedules.inverse(0.1, 0.3), schedules.exponential(0.1, 0.7)
+print([rate(step).hex() for rate in rates for step in range(7)])
+print(hash((elementary._POWERS, elementary._RECIPROCALS, elementary._LOGARITHMS)))
+"""
+# A program's own, which would round otherwise, or raise.
+SETTINGS = """
+import decimal
+
+context = decimal.getcontext()
+context.prec, context.rounding, context.traps[decimal.Inexact] = 3, decimal.ROUND_UP, True
+"""
+
+
+def test_decimals_of_the_program_decide_nothing():
+    own, plain = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for code in (SETTINGS + BITS, BITS)
+    )
+    assert own.stdout == plain.stdout != ""

@@ -9,7 +9,7 @@ once, and which no compiler fuses with a sum.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any, cast
 
@@ -27,7 +27,8 @@ _MASK = 2**30 - 1
 # The first entry above sqrt(2), from where a logarithm counts down from the next power of two.
 _UPPER = 107
 
-with localcontext(prec=30):
+# Whatever the program has set for its own numbers.
+with localcontext(Context(prec=30, rounding=ROUND_HALF_EVEN, traps=[])):
     _LN2 = Decimal(2).ln()
     _STEPS = int(256 / _LN2 * 2**20)
     # ln 2 / 256 in parts of 34 bits, ln 2 in parts of 42: products with whole numbers are exact.
