@@ -798,11 +798,16 @@ def test_norms_are_not_rounded_down(asarray, dtype):
 @pytest.mark.library("numpy")
 @pytest.mark.parametrize("error", [-3 * 2.0**-53, 2.0**-52])
 def test_roots_of_very_many_squares(asarray, dtype, error, monkeypatch):
-    """The unit of the norm is coarser, so that no whole number is near to a power of two."""
+    """The unit of the norm is coarser, so that no whole number is near to a power of two.
+
+    With the unit of fewer squares, 2**-13, of which each magnitude is rounded up by 8, these would
+    add up to 2**50 - 1.
+    """
     numerics = Exact(products=1)
-    row = np.ones((1, 2**22 + 1), dtype)
-    row[0, -1] = 0.0
-    a = asarray(row)
+    units = np.full((1, 2**22 + 3), 2**14 - 8)
+    units[0, :4] = np.asarray([9, 97, 298, 16381]) - 8
+    assert np.sum((units + 8) ** 2) == 2**50 - 1
+    a = asarray((units * 2.0**-13).astype(dtype))
     expected = numerics.left(a).scale
     xp = array_namespace(a)
     root = xp.sqrt

@@ -15,6 +15,7 @@ import pytest
 from _params import where
 
 import kernels
+from kernels import storage
 from kernels.__main__ import main
 
 NEEDED = "the command line needs array-api-kernels[cli]"
@@ -390,6 +391,18 @@ def test_losses_need_not_be_finite(two):
     losses = np.asarray([1.0, np.inf, np.nan, -0.0, 2.0, 1.0], "float32")
     checkpoint.write(two, newest(two)._replace(losses=losses))
     assert newest(two).losses.tobytes() == losses.tobytes()
+
+
+def test_a_checkpoint_put_together_from_others(two):
+    """A file that is as it was written, with the hashes of other losses."""
+    (path,) = two.glob("step-*5.safetensors")
+    layers, losses, *_ = newest(two)
+    _, texts = storage.read_tensors(path)
+    storage.write_tensors(path, {**storage.tensors_of(layers), "losses": losses}, texts)
+    assert newest(two).losses.tobytes() == losses.tobytes()
+    storage.write_tensors(path, {**storage.tensors_of(layers), "losses": -losses}, texts)
+    with pytest.raises(ValueError, match="expected the content that its hashes are of, got anoth"):
+        checkpoint._read(path)
 
 
 def assert_falls_back(folder, capsys):
