@@ -884,6 +884,23 @@ def around(smallest, dtype):
     return np.concatenate([a, -a])
 
 
+@one_dtype
+def test_given_activations_that_count_as_zero(asarray, dtype):
+    """`forward` returns none, but may be another's; relu's derivative is 0 there too."""
+    rng = np.random.default_rng(0)
+    x, gradient = (asarray(rng.normal(size=(5, n)), dtype) for n in (3, 2))
+    layers = kernels.init((3, 4, 2), like=x)
+    small = {"float32": 2.0**-110, "float64": 2.0**-900}[dtype]
+    first, second = (
+        kernels.backward(
+            layers, (x, asarray(given, dtype), gradient), gradient, numerics=kernels.EXACT
+        )
+        for given in (np.full((5, 4), small), np.zeros((5, 4)))
+    )
+    assert_networks_identical(first, second)
+    assert np.all(fetch(first[0].weight) == 0.0)
+
+
 def test_elements_that_libraries_flush_are_zero(asarray, dtype):
     """Also where their products are large enough."""
     tiny, large = {"float32": (2.0**-126, 2.0**100), "float64": (2.0**-510, 2.0**480)}[dtype]
