@@ -179,8 +179,13 @@ def test_memory_map_that_is_not_its_file(tmp_path, mode, rows, expected):
     assert module._offset_in_file(a) == expected
 
 
-def test_fits_of_parts_of_one_file(backend, tmp_path):
-    """Rows to train and to test on, other targets, weights that are read: the bits of NumPy."""
+def test_fits_of_parts_of_one_file(backend, tmp_path, monkeypatch):
+    """Rows to train and to test on, other targets, weights that are read: the bits of NumPy.
+
+    Parts are of so few bytes that inputs and targets have other numbers of them.
+    """
+    module = pytest.importorskip("backends.workers.dask")
+    monkeypatch.setattr(module, "_BYTES_OF_PART", (20, 20))
     rng = np.random.default_rng(1)
     for name, shape in (("x", (9, 3)), ("y", (9, 2)), ("z", (9, 2)), ("weight", (3, 2))):
         np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype("float32"))
