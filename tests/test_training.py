@@ -27,7 +27,7 @@ from array_api_compat import array_namespace
 
 import kernels
 from kernels import EXACT
-from kernels.minibatches import steps_of
+from kernels.minibatches import batches_of, steps_of
 
 # As in test_inputs.py, since JAX compiles for seconds for every other shape.
 N = 6
@@ -132,6 +132,20 @@ def test_fits_that_start_where_another_ended_are_one(asarray, xp, dtype, batch_s
             losses += [found[i] for i in range(steps)]
             start += steps
         assert_fit_is(whole, parts, losses)
+
+
+@pytest.mark.library("numpy")
+def test_runs_of_batches_are_the_batches():
+    """From any step on, in the middle of an epoch too."""
+    x = np.arange(5.0)[:, np.newaxis]
+    for start in range(7):
+        batches = batches_of(5, steps=7, epochs=None, batch_size=2, seed=1, start=start)
+        runs = [
+            x[run.order[run.first + i * run.size : run.first + (i + 1) * run.size]].tolist()
+            for run in batches.runs(x, None)
+            for i in range(run.steps)
+        ]
+        assert runs == [batch.tolist() for batch, _ in batches.of(x, x, None)]
 
 
 def record(asarray, **arguments):
@@ -446,7 +460,7 @@ def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size)
     fit(3)
     compiled = compilations()
     assert compiled > start
-    for steps, seed, first in ((1, 0, 0), (300, 0, 0), (4, 2**40 + 1, 3)):
+    for steps, seed, first in ((1, 0, 0), (300, 0, 0), (4, 2**40 + 1, 4)):
         more = {"seed": seed, "start": first}
         many = fit(steps, **more)
         assert compilations() == compiled
