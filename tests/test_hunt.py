@@ -206,6 +206,23 @@ def test_labels_that_wrap_are_found(monkeypatch):
     assert found.cause == "depends on the labels' dtype"
 
 
+def test_oracle_of_a_loss_that_overflows():
+    """It may be infinite where it is about that large, and nowhere else."""
+    text = "kernels.squared_error(a, b, numerics=numerics)"
+    line = Line("r0", "squared_error", text, ("a", "b"), None, ("r0[0]", "r0[1]"))
+
+    def found(size, change=lambda value: value):
+        a, b = np.full((7, 300), size, "float32"), np.zeros((7, 300), "float32")
+        ran = oracle.run(Program("float32", None, (Operand("a", a), Operand("b", b)), (line,)))
+        value, gradient = ran.values["r0"]
+        ran.values["r0"] = change(value), gradient
+        return oracle.check(line, ran, "float32", Exact())
+
+    assert found(2.0**59) is None
+    assert found(1.0) is None
+    assert found(1.0, lambda value: value * np.inf).sentence.endswith("got inf")
+
+
 def test_an_argument_that_is_changed_is_found():
     line = Line("r0", "add", "numerics.add(a, b)", ("a", "b"), None, ("r0",))
     a = np.ones((2, 2))
