@@ -110,7 +110,7 @@ class SGD:
     max_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _convert(self, "momentum", least=0.0, below=1.0)
+        _convert(self, momentum={"least": 0.0, "below": 1.0})
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("expected nesterov with a momentum above 0, got momentum=0.0")
 
@@ -223,9 +223,8 @@ class Adam:
     max_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _convert(self, "beta1", least=0.0, below=1.0)
-        _convert(self, "beta2", least=0.0, below=1.0)
-        _convert(self, "epsilon", above=0.0)
+        below_1 = {"least": 0.0, "below": 1.0}
+        _convert(self, beta1=below_1, beta2=below_1, epsilon={"above": 0.0})
 
     @property
     def is_plain(self) -> bool:
@@ -327,16 +326,15 @@ def rule_of(optimizer: SGD | Adam) -> SGD | Adam:
     return replace(optimizer, learning_rate=0.0)
 
 
-def _convert(optimizer: Any, name: str, **limits: float) -> None:
+def _convert(optimizer: Any, **ranges: dict[str, float]) -> None:
     """Replace what was given by Python's numbers; raise if one is out of range."""
     rate = optimizer.learning_rate
-    values = {
-        "learning_rate": rate if isinstance(rate, Schedule) else to_learning_rate(rate),
-        "weight_decay": to_real("weight_decay", optimizer.weight_decay, least=0.0),
-        name: to_real(name, getattr(optimizer, name), **limits),
-    }
+    values = {"learning_rate": rate if isinstance(rate, Schedule) else to_learning_rate(rate)}
+    ranges |= {"weight_decay": {"least": 0.0}}
     if optimizer.max_norm is not None:
-        values["max_norm"] = to_real("max_norm", optimizer.max_norm, above=0.0)
+        ranges |= {"max_norm": {"above": 0.0}}
+    for name, limits in ranges.items():
+        values[name] = to_real(name, getattr(optimizer, name), **limits)
     for field, value in values.items():
         object.__setattr__(optimizer, field, value)
 
