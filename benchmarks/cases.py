@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from kernels import random
-from kernels._typing import Array
+from kernels import Array, random
 from kernels.layer import init
 from kernels.losses import squared_error
 from kernels.reference.problems import Problem, digits, tutorial

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from backends import Backend
-from kernels._typing import Array
+from kernels import Array
 from kernels.layer import Layer
 from kernels.losses import Loss, softmax_cross_entropy, squared_error
 from kernels.minibatches import batches_of

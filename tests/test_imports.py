@@ -108,6 +108,14 @@ MODULES = {
 
 def own_imports(name, path):
     """List the modules of this project that one imports, also for type checkers alone."""
+    # What is imported from a package may be a module in it.
+    return {
+        name if name in MODULES else name.rpartition(".")[0] for name in names_imported(name, path)
+    } & set(MODULES)
+
+
+def names_imported(name, path):
+    """List what a module imports, each with the names of its packages."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -116,12 +124,8 @@ def own_imports(name, path):
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*above, node.module or ""] if node.level else [node.module]).strip(".")
-            # What is imported from a package may be a module in it.
-            found |= {
-                inner if (inner := f"{base}.{alias.name}") in MODULES else base
-                for alias in node.names
-            }
-    return found & set(MODULES)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
 
 
 IMPORTS = {name: own_imports(name, path) for name, path in MODULES.items()}
@@ -152,6 +156,16 @@ def test_imports_have_no_circles():
     assert IMPORTS["kernels.training"] >= {"kernels.minibatches", "kernels.network"}
     # Raises CycleError, which names the modules.
     graphlib.TopologicalSorter(IMPORTS).prepare()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_has_an_underscore_stays_in_its_package(name):
+    """A module serves the folder it is in, and a name its module alone."""
+    for full in names_imported(name, MODULES[name]):
+        owner, private, rest = full.partition("._")
+        if private and owner in MODULES and not rest.startswith("_"):
+            assert MODULES[owner].name == "__init__.py", full
+            assert f"{name}.".startswith(f"{owner}."), full
 
 
 def test_imports_point_one_way():
