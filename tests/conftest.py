@@ -17,6 +17,7 @@ import itertools
 import json
 import operator
 import re
+import signal
 from pathlib import Path
 
 import _assert
@@ -219,3 +220,11 @@ def dtype(request):
 def like(asarray, dtype):
     """An empty array of the backend and dtype under test."""
     return asarray(np.zeros(0), dtype)
+
+
+@pytest.fixture
+def ctrl_c():
+    """What a test starts notices Ctrl-C, also where a shell runs the tests in its background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -301,6 +301,7 @@ def test_killed_command(train, tmp_path):
 
 
 @pytest.mark.library("torch")
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c(train, tmp_path):
     """Training ends at once, since workers notice it in different steps."""
     checkpoint = ("--checkpoint", tmp_path, "--every", "1")

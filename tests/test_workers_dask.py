@@ -363,6 +363,7 @@ def test_killed_worker(backend, tmp_path):
     assert json.loads(out)["digest"] == COMMITTED
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c(backend, tmp_path):
     """A terminal sends it to the workers as well, which go on until the step is done."""
     keep = ("--checkpoint", tmp_path, "--every", "1")

@@ -797,9 +797,7 @@ def test_without_an_optional_dependency(module, refuse, monkeypatch, tmp_path):
 def start(*arguments, go):
     """Start training in a process of its own, and wait until it has begun."""
     program = (
-        "import signal, sys; import kernels.cli.train.workers as train; fit = train.fit\n"
-        # A parent that ignores Ctrl-C, as a background job's may, would pass that on.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import sys; import kernels.cli.train.workers as train; fit = train.fit\n"
         "def tell(*args, **keywords):\n"
         "    print('go', file=sys.stderr, flush=True)\n"
         f"    {go}\n"
@@ -819,6 +817,7 @@ def start(*arguments, go):
     return process
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_was_learned(tmp_path):
     path = tmp_path / "net.safetensors"
     options = ("--steps", 10_000_000, "--json", "--save", path)
@@ -834,6 +833,7 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
     assert kernels.digest(kernels.load(path, like=np.zeros(0, "float32"))) == got["digest"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_without_save(tmp_path):
     process = start("--steps", 10_000_000, go="pass")
     out, err = process.communicate(timeout=60)
@@ -842,6 +842,7 @@ def test_ctrl_c_without_save(tmp_path):
     assert err.endswith("the network so far is not saved, as --save was not given.\n")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     path = tmp_path / "net.safetensors"
     # The first is noted while this sleeps, which no step of training ends.
