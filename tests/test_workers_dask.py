@@ -214,6 +214,12 @@ def test_fits_of_parts_of_one_file(backend, tmp_path, monkeypatch):
                     assert kernels.digest(got.layers) == kernels.digest(plain.layers)
                     losses = team.backend.to_numpy(got.losses)
                     np.testing.assert_array_equal(losses, plain.losses, strict=True)
+            # What is computed from what is read and what is sent.
+            mean = np.asarray([[0.5, -1.0, 2.0]], "float32")
+            placed = asarray(x) - asarray(mean), asarray(y) * asarray(mean[:, :1])
+            got = fit(asarray, *placed, team.backend.compile)
+            plain = fit(np.asarray, x - mean, y * mean[:, :1])
+            assert kernels.digest(got.layers) == kernels.digest(plain.layers)
 
 
 @pytest.mark.thorough

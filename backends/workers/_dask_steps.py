@@ -22,7 +22,7 @@ from kernels import Array
 from kernels.layer import Layer
 
 from . import WorkerLost
-from ._phases import Key, Phase, Program, one, phases, pick, run
+from ._phases import ANY, Key, Phase, Program, one, phases, pick, run
 
 __all__ = ["READ", "Cluster", "compile_step", "computed", "memory_used", "persisted", "sent"]
 
@@ -52,7 +52,7 @@ class _Step(NamedTuple):
     Attributes
     ----------
     given
-        The keys of the blocks that it was made for.
+        The keys of the blocks that it was made for, and of what these are computed from.
     phases, programs
         What runs, and where the workers have the programs.
     results
@@ -194,7 +194,8 @@ def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: 
         layers, loss = function(_layers(parameters, like), x, y, rate, None)
     results = [*(a for layer in layers for a in layer if a is not None), loss]
     graph = {key: task for a in results for key, task in a.dask.items() if not _is_future(task)}
-    parts: dict[Key, int | None] = {key: None for a in (*parameters, rate) for key in _keys(a)}
+    parts: dict[Key, int | None] = dict.fromkeys(_inputs(arrays), ANY)
+    parts |= {key: None for a in (*parameters, rate) for key in _keys(a)}
     for a in (x, y):
         # The first block is a single sample, or all of them.
         parts |= {key: i or None for i, key in enumerate(_keys(a))}
@@ -210,8 +211,7 @@ def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: 
 
 def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list[Any]:
     """Run a step on other arrays, and return the futures of its results."""
-    keys = [key for a in arrays for key in _keys(a)]
-    own = dict(zip(step.given, keys, strict=True))
+    own = dict(zip(step.given, _inputs(arrays), strict=True))
     graph: dict[Key, Any] = {future.key: future for future in step.programs}
     for a in arrays:
         graph |= {key: task for key, task in a.dask.items() if _is_future(task)}
@@ -269,6 +269,13 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
 
 def _keys(a: Any) -> list[Any]:
     return list(flatten(a.__dask_keys__()))
+
+
+def _inputs(arrays: list[Any]) -> list[Key]:
+    """List the keys of blocks, then those of what they are computed from and workers hold."""
+    keys = [key for a in arrays for key in _keys(a)]
+    keys += (key for a in arrays for key, task in a.dask.items() if _is_future(task))
+    return list(dict.fromkeys(keys))
 
 
 def _array(graph: dict[Key, Any], like: Any) -> Any:

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 # What Dask takes as a key: text, or a tuple that begins with it.
 Key = Any
 
+# A part of the batch that goes with any other, such as a mean that is subtracted from all samples.
+ANY = -1
+
 
 class Program(NamedTuple):
     """Tasks that run as one.
@@ -86,7 +89,7 @@ def phases(
         Tasks by key.
     parts
         By the keys that are given, and those of tasks that read: the part of the batch that each
-        belongs to, or None for what every part needs.
+        belongs to, `ANY`, or None for what every part needs.
     wanted
         The keys of the results.
     """
@@ -164,7 +167,7 @@ def _places(
         before = [other for other in needs[key] if other in place]
         found = {place[other][1] for other in before}
         found |= {parts.get(other, free.get(other)) for other in inputs}
-        found -= {None}
+        found -= {None, ANY}
         (part,) = found if len(found) == 1 else (None,)
         alone = all(parts[other] is not None for other in inputs if other in parts)
         if key not in wanted and not before and alone and len(found) < 2:
