@@ -626,8 +626,8 @@ def test_a_number_or_its_factor(asarray, dtype, numerics):
         assert tuple(factor.shape) == ()
         with np.errstate(all="ignore"):
             got, expected = numerics.multiply(a, factor), numerics.multiply(a, number)
-        assert_alike(got, a)
-        np.testing.assert_array_equal(fetch(got), fetch(expected))
+            assert_alike(got, a)
+            np.testing.assert_array_equal(fetch(got), fetch(expected))
 
 
 def test_integers_of_numpy_are_integers(asarray):
