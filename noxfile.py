@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 # What is known of each backend; read as data, since nox runs where the package is not installed.
 BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
-PYTEST = ("pytest", "pytest-xdist", "hypothesis")
+PYTEST = ("hypothesis", "psutil", "pytest", "pytest-xdist")
 # Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
 # JAX compiles every operation for every shape, which its processes share in a folder.
@@ -208,7 +208,7 @@ def record(session: nox.Session) -> None:
 @nox.session
 def hunt(session: nox.Session) -> None:
     """Look for wrong bits in random programs; `-- --minutes 60` says for how long."""
-    install(session, "-e", ".[torch,jax,array-api-strict,mlx,ndonnx]", "hypothesis")
+    install(session, "-e", ".[torch,jax,array-api-strict,mlx,ndonnx]", "hypothesis", "psutil")
     session.run("python", "-m", "tests.hunt", *session.posargs)
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from array_api_compat import is_numpy_array
-from hunt import hunter, oracle
+from hunt import hunter, libraries, oracle
 from hunt.hunter import TARGETS
 from hunt.libraries import Failed, Library, execute
 from hunt.programs import Line, Operand, Program
@@ -83,6 +83,18 @@ def test_one_seed_gives_one_sequence_of_programs():
     assert first == again
     assert len(first) >= 5
     assert first != other
+
+
+@pytest.mark.parametrize(("limit", "works"), [(0.0, "while True: pass"), (2.5, "time.sleep(60)")])
+def test_a_process_that_hangs_is_told(monkeypatch, limit, works):
+    """It computes for too long, or does nothing; one that is not let compute is waited for."""
+    monkeypatch.setitem(libraries._SECONDS, False, limit)
+    library = Library("numpy", compiled=False)
+    try:
+        with pytest.raises(Failed, match="expected a result, got none in"):
+            library.run(f"import time\n{works}", 60.0)
+    finally:
+        library.close()
 
 
 def test_a_process_that_ends_is_told():

@@ -8,15 +8,19 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import types
 import warnings
 from typing import Any
 
 import numpy as np
+import psutil
 
-# What a program may take: a compiler has a minute for the largest, and ten on a busy machine.
+# What a program may compute, or wait without computing: a compiler has a minute for the largest.
 _SECONDS = {True: 600.0, False: 120.0}
+
+_BETWEEN_LOOKS = 1.0
 
 # After so many programs a process makes room for another: compilers keep what they made.
 _PROGRAMS = {True: 300, False: 20_000}
@@ -60,11 +64,7 @@ class Library:
         limit = _SECONDS[self.compiled]
         try:
             self._pipe.send(source)
-            if not self._pipe.poll(min(limit, seconds)):
-                self.close()
-                if seconds < limit:
-                    raise OutOfTime
-                raise Failed("hangs", f"expected a result, got none in {limit:.0f} s")
+            self._wait(limit, seconds)
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(5)
@@ -74,6 +74,21 @@ class Library:
         if isinstance(answer, list):
             return answer
         raise Failed(*answer)
+
+    def _wait(self, limit: float, seconds: float) -> None:
+        """Wait for an answer, while the process computes: a busy machine may leave it little."""
+        begun = moved = time.monotonic()
+        first = last = _computed(self._process.pid)
+        while not self._pipe.poll(_BETWEEN_LOOKS):
+            now, used = time.monotonic(), _computed(self._process.pid)
+            if used > last:
+                moved, last = now, used
+            if used - first > limit or now - moved > limit:
+                self.close()
+                raise Failed("hangs", f"expected a result, got none in {limit:.0f} s")
+            if now - begun > seconds:
+                self.close()
+                raise OutOfTime
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -92,6 +107,17 @@ class Library:
             self._process.join()
             self._pipe.close()
             self._process = None
+
+
+def _computed(pid: int) -> float:
+    """Measure the seconds that a process and the compilers it called have computed."""
+    try:
+        process = psutil.Process(pid)
+        running = (process, *process.children(recursive=True))
+        # By each and by those of its own that have ended.
+        return sum(sum(one.cpu_times()[:4]) for one in running)
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def _serve(pipe: Any, backend: str, compiled: bool) -> None:
