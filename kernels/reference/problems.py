@@ -32,11 +32,11 @@ class Preparation(NamedTuple):
     Attributes
     ----------
     classes
-        The label of each output, or none in regression.
+        The label of each output, or both of a single one, or none in regression.
     mean, deviation
         Of each feature over the training samples, which were subtracted and divided by.
     target_mean, target_deviation
-        The same of each target in regression, or none.
+        The same of each target with the squared error, or none.
     """
 
     classes: tuple[str, ...]
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
         Of a user's own data.
     optimizer
         What takes the place of the learning rate, if anything does.
-    activation, l2
+    activation, l2, sample_weight
         Arguments of `kernels.fit`.
     """
 
@@ -85,6 +85,7 @@ class Problem(NamedTuple):
     optimizer: SGD | Adam | None = None
     activation: Activation = relu
     l2: float = 0.0
+    sample_weight: Array | None = None
 
 
 def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) -> Problem:

@@ -187,6 +187,7 @@ def test_the_checkpoint_has_the_options(own, train, tmp_path, monkeypatch):
         data_sha256=newest(folder).settings.data_sha256,
         target="y",
         task="classification",
+        loss="softmax_cross_entropy",
         hidden=(6,),
         steps=2,
         batch_size=8,

@@ -1,5 +1,6 @@
 """Options of how to train: what they do, what checkpoints keep of them, and what is refused."""
 
+import importlib
 import json
 
 import numpy as np
@@ -13,10 +14,11 @@ from kernels.reference.problems import tutorial
 NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "safetensors", "sklearn"):
     pytest.importorskip(module, reason=NEEDED)
+command_method = importlib.import_module("kernels.cli.train.method")
 
 EXACT = ("--problem", "tutorial", "--hidden", 7, "--numerics", "exact", "--every", 100)
 ADAM = ("--optimizer", "adam", "--activation", "tanh", "--weight-decay", 0.1, "--l2", 0.01)
-SGD = ("--momentum", 0.9, "--learning-rate", 1e-6, "--max-norm", 100)
+SGD = ("--momentum", 0.9, "--nesterov", "--learning-rate", 1e-6, "--max-norm", 100)
 
 
 @pytest.fixture
@@ -66,9 +68,32 @@ def test_options_are_arguments_of_fit(train):
     assert report["method"] == expected
 
 
+def test_every_option_of_an_optimizer():
+    """A schedule that falls to the last step begins to fall where a warm-up ends."""
+    plain = command_method.Settings(learning_rate=0.5)
+    for given, expected in (
+        ({"momentum": 0.9, "nesterov": True}, kernels.SGD(0.5, 0.9, True)),
+        (
+            {"optimizer": "adam", "beta1": 0.8, "beta2": 0.9, "epsilon": 0.1},
+            kernels.Adam(0.5, 0.8, 0.9, 0.1),
+        ),
+        (
+            {"schedule": "exponential", "warmup": 2},
+            kernels.SGD(schedules.warmup(schedules.exponential(0.5, 0.01, steps=8), steps=2)),
+        ),
+        (
+            {"schedule": "linear", "final": 0.5},
+            kernels.SGD(schedules.linear(0.5, final=0.25, steps=10)),
+        ),
+        ({"schedule": "inverse", "power": 1.0}, kernels.SGD(schedules.inverse(0.5, 1.0))),
+        ({"warmup": 3}, kernels.SGD(schedules.warmup(schedules.constant(0.5), steps=3))),
+    ):
+        assert command_method.method_of(plain._replace(**given), 10)["optimizer"] == expected
+
+
 @pytest.mark.parametrize("method", [ADAM, SGD], ids=["adam", "momentum"])
 def test_what_is_resumed_ends_on_the_same_bits(train, tmp_path, method):
-    options = (*EXACT, *method, "--schedule", "inverse")
+    options = (*EXACT, *method, "--schedule", "inverse", "--warmup", 1)
     whole = train(*options, "--steps", 5, folder="whole")
     train(*options, "--steps", 2)
     rest = train("--resume", tmp_path / "ck", "--steps", 5)
@@ -104,7 +129,25 @@ def test_a_changed_state_is_damage(train, tmp_path):
 REFUSED = [
     (("--optimizer", "rmsprop"), "expected --optimizer to be sgd or adam, got 'rmsprop'."),
     (("--activation", "swish"), "logistic or relu or softplus or tanh, got 'swish'."),
-    (("--schedule", "step"), "constant or inverse or linear or cosine, got 'step'."),
+    (
+        ("--schedule", "step"),
+        "to be constant or inverse or exponential or linear or cosine, got 'step'.",
+    ),
+    (("--final", 0.1), "--final needs --schedule exponential or linear or cosine, got constant."),
+    (("--schedule", "cosine", "--final", 1.5), "expected --final from 0 to 1, got 1.5."),
+    (("--schedule", "exponential", "--final", 0), "expected --final above 0 to 1, got 0.0."),
+    (("--power", 0.3), "--power needs --schedule inverse, got constant."),
+    (("--schedule", "inverse", "--power", -1), "expected --power of 0 or more, got -1.0."),
+    (("--warmup", 1), "expected --warmup below the 1 steps in all, got 1."),
+    (("--nesterov",), "--nesterov needs --momentum."),
+    (("--beta1", 0.5), "--beta1 needs --optimizer adam, got sgd."),
+    (
+        ("--optimizer", "adam", "--beta2", 1),
+        "expected --beta2 of 0 or more and below 1, got 1.0.",
+    ),
+    (("--optimizer", "adam", "--epsilon", 0), "expected a positive --epsilon, got 0.0."),
+    (("--loss", "poisson"), "--loss needs --data FILE."),
+    (("--weights", "w"), "--weights needs --data FILE."),
     (("--momentum", 1), "expected --momentum of 0 or more and below 1, got 1.0."),
     (("--momentum", 0.9, "--optimizer", "adam"), "--momentum needs --optimizer sgd, got adam."),
     (("--weight-decay", -1), "expected --weight-decay of 0 or more, got -1.0."),
@@ -183,4 +226,4 @@ def test_an_unknown_activation_in_a_file(train, tmp_path):
 
 def test_the_table_names_the_method(capsys):
     assert main(["train", *map(str, EXACT[:-2]), *map(str, SGD), "--steps", "1"]) == 0
-    assert "momentum 0.9, max norm 100.0" in capsys.readouterr().out
+    assert "momentum 0.9, nesterov, max norm 100.0" in capsys.readouterr().out

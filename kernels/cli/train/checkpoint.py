@@ -23,6 +23,7 @@ from ...layer import Layer
 from ...optimizers import AdamState, SGDState
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
 from ..common import CliError, as_cli_error, warn
+from .method import TO_AN_END
 from .settings import Settings
 
 __all__ = ["Checkpoint", "agree", "newest", "owned", "write"]
@@ -31,9 +32,6 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 # What may change on the way: how far to go, and how it is computed.
 _FREE: tuple[str, ...] = ("epochs", "steps", "backend", "compile", "every")
-
-# Those whose rates depend on how many steps there are in all.
-_TO_AN_END = ("linear", "cosine")
 
 _STATES = {"sgd": SGDState, "adam": AdamState}
 
@@ -94,7 +92,7 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
     """
     # The file may have moved: its hash tells whether it is the same.
     free = _FREE if before.data is None else (*_FREE, "data")
-    if before.schedule in _TO_AN_END:
+    if before.schedule in TO_AN_END:
         other = "epochs" if "epochs" in given else "steps"
         if other in given and (other, given[other]) != ("steps", before.steps):
             raise CliError(

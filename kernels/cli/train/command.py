@@ -33,9 +33,10 @@ from .checkpoint import Checkpoint, owned, write
 from .job import Job, job_on, sizes_of
 from .method import activation_of, shown_method
 from .plan import Plan, plan_of
-from .report import LOSS_NAMES, Report, as_json, milestones, plot_losses, report_table
+from .report import Report, as_json, milestones, plot_losses, report_table
 from .running import Scores, Trained, check_finite, fit_timed, in_runs, measure, note_ctrl_c
 from .settings import Options
+from .targets import LOSS_NAMES
 from .workers import fit_split, join, must_launch, run_launched
 
 __all__ = ["train"]
@@ -166,8 +167,14 @@ def _report(
         learning_rate=problem.learning_rate,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
+        warmup=settings.warmup,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        max_norm=settings.max_norm,
         activation=settings.activation,
         l2=settings.l2,
+        weights=settings.weights,
         method=shown_method(settings),
         batch_size=problem.batch_size,
         seed=settings.seed,

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from ..._typing import Array
 from ...layer import init
-from ...losses import Loss, softmax_cross_entropy, squared_error
+from ...losses import squared_error
 from ...reference.problems import Preparation, Problem, split
 from ..common import CliError
+from .targets import LABELS, learned, rate_for
 
 __all__ = ["FOLDER", "TASKS", "Table", "make_problem", "read_folder", "read_table"]
 
@@ -46,6 +47,8 @@ class Table(NamedTuple):
         The label of each class index; none in regression.
     prepared
         Whether x and y, of any dtype and maybe memory maps, are taken as they are.
+    weight
+        How much each sample counts, float64 of shape (n,), or None.
     """
 
     name: str
@@ -53,9 +56,10 @@ class Table(NamedTuple):
     y: Any
     classes: tuple[str, ...]
     prepared: bool = False
+    weight: Any = None
 
 
-def read_table(path: Path, target: str, task: str | None) -> Table:
+def read_table(path: Path, target: str, task: str | None, weights: str | None = None) -> Table:
     """Read features and target from a CSV file with a header row or from a NumPy .npz file.
 
     Parameters
@@ -65,7 +69,9 @@ def read_table(path: Path, target: str, task: str | None) -> Table:
     target
         The header of a column, or the key of an array.
     task
-        One of `TASKS`; if None, integers and text are classes and real numbers are not.
+        One of `TASKS` or `LABELS`; if None, integers and text are classes and real numbers are not.
+    weights
+        The header or key of what the samples count.
 
     Raises
     ------
@@ -76,14 +82,18 @@ def read_table(path: Path, target: str, task: str | None) -> Table:
     if path.suffix.lower() not in readers:
         raise CliError(f"expected --data FILE.csv or FILE.npz, got {path.name!r}")
     try:
-        x, y = readers[path.suffix.lower()](path, target, task)
+        x, y, weight = readers[path.suffix.lower()](path, target, task, weights)
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
     if len(x) < _MIN_ROWS:
         raise CliError(f"expected at least {_MIN_ROWS} rows of data in {path}, got {len(x)}")
+    if weight is not None and weight.min() < 0.0:
+        raise CliError(
+            f"expected weights of 0 or more, got {weight.min():g} in {weights!r} of {path}"
+        )
     if y.dtype.kind == "f":
-        return Table(path.name, x, y, ())
-    return Table(path.name, x, *_classes(path, target, y))
+        return Table(path.name, x, y, (), weight=weight)
+    return Table(path.name, x, *_classes(path, target, y), weight=weight)
 
 
 def read_folder(path: Path, task: str | None, dtype: str) -> Table:
@@ -95,7 +105,7 @@ def read_folder(path: Path, task: str | None, dtype: str) -> Table:
         The folder. x.npy holds real numbers of shape (n, features), y.npy class indices of shape
         (n,) or real targets of shape (n,) or (n, targets).
     task
-        One of `TASKS`; if None, integers are classes.
+        One of `TASKS` or `LABELS`; if None, integers are classes.
     dtype
         What the numbers are trained in.
 
@@ -129,7 +139,8 @@ def read_folder(path: Path, task: str | None, dtype: str) -> Table:
         )
     for name, a in zip(FOLDER, arrays, strict=True):
         _check_finite_by_blocks(path / name, a, dtype)
-    if task == "regression" or (task is None and y.dtype.kind == "f"):
+    labels = task == LABELS and y.ndim == 2
+    if task == "regression" or labels or (task is None and y.dtype.kind == "f"):
         return Table(path.name, x, y.reshape(len(y), -1), (), prepared=True)
     if y.dtype.kind == "f" or y.ndim != 1 or y.min() < 0:
         raise CliError(
@@ -153,14 +164,13 @@ def make_problem(
     hidden: tuple[int, ...] = (100,),
     batch_size: int | None = None,
     seed: int = 0,
+    loss: str | None = None,
 ) -> Problem:
     """Standardise the data, hold a fifth out, and choose a learning rate.
 
     Data that are prepared already are all trained on, and in one batch by default.
 
-    The mean and deviation are those of the training samples. The stiffest direction of a network
-    of He's initialisation grows with its widest layer, so the learning rate is inversely
-    proportional to that; the squared error is a sum, so it is also divided by the batch size.
+    The mean and deviation are those of the training samples. Counts and labels stay as they are.
 
     Parameters
     ----------
@@ -176,43 +186,66 @@ def make_problem(
         Samples in a batch; if None 32, or of prepared data all.
     seed
         Of the split and the initial weights.
+    loss
+        One of `LOSSES`; if None that of the target.
     """
     import numpy as np
 
     if table.prepared:
-        return _prepared_problem(table, asarray, dtype, hidden, batch_size, seed)
+        return _prepared_problem(table, asarray, dtype, hidden, batch_size, seed, loss)
+    own, n_out = learned(loss, table.name, table.y, table.classes)
     train, test = split(len(table.x), seed=seed)
     x, mean, deviation = standardise(table.x, train)
     first = asarray(x[train], dtype)
     batch_size = min(32 if batch_size is None else batch_size, len(train))
     if table.classes:
         preparation = Preparation(table.classes, mean, deviation)
-        y, y_dtype, n_out = table.y.astype(np.int32), "int32", len(table.classes)
-    else:
+        y, y_dtype = table.y.astype(np.int32), "int32"
+    elif own is squared_error:
         y, *scale = standardise(table.y, train)
-        preparation = Preparation((), mean, deviation, *scale)
-        y_dtype, n_out = dtype, y.shape[1]
+        preparation, y_dtype = Preparation((), mean, deviation, *scale), dtype
+    else:
+        preparation, y, y_dtype = Preparation((), mean, deviation), table.y, dtype
     largest = np.finfo(dtype).max
-    for a in (x, y) if preparation.target_mean else (x,):
+    for a in (x,) if table.classes else (x, y):
         if np.max(np.abs(a)) > largest:
             raise ValueError(
                 f"expected standardised numbers that {dtype} holds in {table.name}, got "
                 f"{np.max(np.abs(a)):.4g} deviations from the mean"
             )
-    loss, learning_rate = _loss_and_rate(table, (x.shape[1], *hidden), batch_size)
+    weight, mean_weight = None, 1.0
+    if table.weight is not None:
+        weight = asarray(_weights_in(table, train, dtype), dtype)
+        mean_weight = float(_mean(table.weight[train][:, np.newaxis])[0])
+    widths = (x.shape[1], *hidden)
     return Problem(
         name=table.name,
         x=first,
         y=asarray(y[train], y_dtype),
         layers=init((x.shape[1], *hidden, n_out), like=first, seed=seed),
-        loss=loss,
-        learning_rate=learning_rate,
+        loss=own,
+        learning_rate=rate_for(own, y, widths, batch_size, mean_weight),
         steps=None,
         epochs=100,
         batch_size=batch_size,
         held_out=(asarray(x[test], dtype), asarray(y[test], y_dtype)),
         preparation=preparation,
+        sample_weight=weight,
     )
+
+
+def _weights_in(table: Table, train: Any, dtype: str) -> Any:
+    """Take the weights of the training samples; raise ValueError unless one of them counts."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        weight = table.weight[train].astype(dtype)
+    if not 0.0 < weight.max() < np.inf:
+        raise ValueError(
+            f"expected weights that are finite as {dtype}, and one above 0 among the samples "
+            f"trained on, in {table.name}, got {weight.max():g} as the largest"
+        )
+    return weight
 
 
 def _prepared_problem(
@@ -222,30 +255,23 @@ def _prepared_problem(
     hidden: tuple[int, ...],
     batch_size: int | None,
     seed: int,
+    loss: str | None,
 ) -> Problem:
     n, n_in = table.x.shape
     x = asarray(table.x, dtype)
-    n_out = len(table.classes) or table.y.shape[1]
-    loss, learning_rate = _loss_and_rate(table, (n_in, *hidden), batch_size or n)
+    own, n_out = learned(loss, table.name, table.y, table.classes)
     return Problem(
         name=table.name,
         x=x,
         y=asarray(table.y, "int32" if table.classes else dtype),
         layers=init((n_in, *hidden, n_out), like=asarray([0.0], dtype), seed=seed),
-        loss=loss,
-        learning_rate=learning_rate,
+        loss=own,
+        learning_rate=rate_for(own, table.y, (n_in, *hidden), batch_size or n, 1.0),
         steps=None,
         epochs=100,
         batch_size=batch_size,
         held_out=None,
     )
-
-
-def _loss_and_rate(table: Table, widths: tuple[int, ...], batch_size: int) -> tuple[Loss, float]:
-    widest = max(*widths, 50)
-    if table.classes:
-        return softmax_cross_entropy, 5.0 / widest
-    return squared_error, 0.5 / widest / batch_size
 
 
 def standardise(a: Any, train: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
@@ -287,14 +313,18 @@ def _classes(path: Path, target: str, y: Any) -> tuple[Any, tuple[str, ...]]:
     return indices.astype(np.int32), tuple(str(label) for label in labels.tolist())
 
 
-def _read_csv(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
+def _read_csv(
+    path: Path, target: str, task: str | None, weights: str | None
+) -> tuple[Any, Any, Any]:
     header, rows, lines = _csv_rows(path)
-    if target not in header:
-        raise CliError(
-            f"expected --target to be a column of {path} ({_listed(header)}), got {target!r}"
-        )
-    if len(header) < 2:
-        raise CliError(f"expected columns beside the target {target!r} in {path}, got none")
+    for option, name in (("--target", target), ("--weights", weights)):
+        if name is not None and name not in header:
+            raise CliError(
+                f"expected {option} to be a column of {path} ({_listed(header)}), got {name!r}"
+            )
+    taken = [target] if weights is None else [target, weights]
+    if len(header) <= len(taken):
+        raise CliError(f"expected columns beside {_beside(target, weights)} in {path}, got none")
     column = header.index(target)
 
     def place(row: int, column: int) -> str:
@@ -319,11 +349,13 @@ def _read_csv(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
                     )
         return a
 
-    features = numbers([i for i in range(len(header)) if i != column])
+    features = numbers([i for i, name in enumerate(header) if name not in taken])
+    weight = None if weights is None else numbers([header.index(weights)])[:, 0]
     cells = [row[column] for row in rows]
     if "" in cells:
         raise CliError(f"expected a target, got an empty cell in {place(cells.index(''), column)}")
-    return features, _csv_target(cells, task, lambda: numbers([column], " in the target"))
+    target_of = _csv_target(cells, task, lambda: numbers([column], " in the target"))
+    return features, target_of, weight
 
 
 def _csv_target(cells: list[str], task: str | None, numbers: Callable[[], Any]) -> Any:
@@ -374,7 +406,9 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return header, rows, lines
 
 
-def _read_npz(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
+def _read_npz(
+    path: Path, target: str, task: str | None, weights: str | None
+) -> tuple[Any, Any, Any]:
     import numpy as np
 
     # Opened here, since NumPy leaves a file that is no archive open.
@@ -388,16 +422,18 @@ def _read_npz(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
                 f"expected an .npz file of arrays of numbers or text, got {path}, which NumPy "
                 "cannot read"
             ) from error
-    if target not in arrays:
-        raise CliError(
-            f"expected --target to be an array of {path} ({_listed(list(arrays))}), got {target!r}"
-        )
-    others = [key for key in arrays if key != target]
+    for option, name in (("--target", target), ("--weights", weights)):
+        if name is not None and name not in arrays:
+            raise CliError(
+                f"expected {option} to be an array of {path} ({_listed(list(arrays))}), got "
+                f"{name!r}"
+            )
+    others = [key for key in arrays if key not in (target, weights)]
     key = "x" if "x" in others else others[0] if len(others) == 1 else None
     if key is None:
         raise CliError(
-            f"expected the features in an array 'x', or in the only one beside the target "
-            f"{target!r}, got {_listed(list(arrays))} in {path}"
+            f"expected the features in an array 'x', or in the only one beside "
+            f"{_beside(target, weights)}, got {_listed(list(arrays))} in {path}"
         )
     x, y = arrays[key], arrays[target]
     if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "iufb":
@@ -417,12 +453,29 @@ def _read_npz(path: Path, target: str, task: str | None) -> tuple[Any, Any]:
         )
     _check_finite(path, key, x)
     _check_finite(path, target, y)
-    return x.astype(np.float64), _npz_target(path, target, y, task)
+    weight = None if weights is None else _npz_weights(path, weights, arrays[weights], len(x))
+    return x.astype(np.float64), _npz_target(path, target, y, task), weight
+
+
+def _npz_weights(path: Path, key: str, weight: Any, n: int) -> Any:
+    if weight.dtype.kind not in "iufb" or weight.shape not in ((n,), (n, 1)):
+        raise CliError(
+            f"expected numbers of shape ({n},) in the weights {key!r} of {path}, got "
+            f"{weight.dtype} of shape {weight.shape}"
+        )
+    _check_finite(path, key, weight)
+    return weight.reshape(n).astype("float64")
+
+
+def _beside(target: str, weights: str | None) -> str:
+    return f"the target {target!r}" + ("" if weights is None else f" and the weights {weights!r}")
 
 
 def _npz_target(path: Path, target: str, y: Any, task: str | None) -> Any:
     import numpy as np
 
+    if task == LABELS and y.size != len(y):
+        task = "regression"
     if task is None:
         task = "regression" if y.dtype.kind == "f" else "classification"
     if task == "regression":

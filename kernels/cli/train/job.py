@@ -21,6 +21,7 @@ from .data import FOLDER, Table, make_problem
 from .method import ADAM_RATE
 from .plan import Plan
 from .settings import Settings
+from .targets import name_of, task_of
 
 __all__ = ["Job", "job_on", "sizes_of"]
 
@@ -80,6 +81,8 @@ def job_on(team: Workers, plan: Plan) -> Job:
             f"expected {len(earlier)} steps or more, which the checkpoint in {resume} has done, "
             f"got {total}"
         )
+    if settings.warmup >= total:
+        raise CliError(f"expected --warmup below the {total} steps in all, got {settings.warmup}")
     if samples < team.count:
         raise CliError(f"expected at most as many workers as samples, {samples}, got {team.count}")
     return Job(problem, settings, earlier, total, _state(plan, team.backend))
@@ -151,6 +154,7 @@ def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem
             hidden=hidden,
             batch_size=settings.batch_size,
             seed=settings.seed,
+            loss=settings.loss,
         )
     elif settings.problem == "tutorial":
         like = place.asarray([0.0], settings.dtype)
@@ -191,7 +195,8 @@ def _settled(settings: Settings, table: Table | None, problem: Problem, total: i
     return settings._replace(
         data=str(path),
         data_sha256=content.hexdigest(),
-        task="classification" if table.classes else "regression",
+        loss=name_of(problem.loss),
+        task=task_of(problem.loss),
     )
 
 

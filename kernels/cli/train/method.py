@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from ... import activations, schedules
 from ...activations import Activation
@@ -12,16 +12,49 @@ from ...schedules import Schedule
 from ..common import CliError, choose
 from .settings import Settings
 
-__all__ = ["ADAM_RATE", "activation_of", "check_method", "method_of", "shown_method"]
+__all__ = ["ADAM_RATE", "TO_AN_END", "activation_of", "check_method", "method_of", "shown_method"]
 
 # Of Adam, whatever the data.
 ADAM_RATE = 1e-3
 
+# Schedules whose rates depend on how many steps there are in all.
+TO_AN_END = ("exponential", "linear", "cosine")
+
+# What is left of an exponential's rate at the end, which cannot be nothing.
+_LEAST = 0.01
+
 _OPTIMIZERS = ("sgd", "adam")
 _ACTIVATIONS = tuple(name for name in activations.__all__ if name != "Activation")
-_SCHEDULES = ("constant", "inverse", "linear", "cosine")
+_SCHEDULES = ("constant", "inverse", *TO_AN_END)
 _DEFAULT = Settings()
-_FIELDS = ("optimizer", "schedule", "momentum", "weight_decay", "max_norm", "activation", "l2")
+_FIELDS = (
+    "weights",
+    "loss",
+    "optimizer",
+    "schedule",
+    "final",
+    "power",
+    "warmup",
+    "momentum",
+    "nesterov",
+    "beta1",
+    "beta2",
+    "epsilon",
+    "weight_decay",
+    "max_norm",
+    "activation",
+    "l2",
+)
+
+# What an option needs another to be.
+_NEEDS = {
+    "momentum": ("optimizer", ("sgd",)),
+    "beta1": ("optimizer", ("adam",)),
+    "beta2": ("optimizer", ("adam",)),
+    "epsilon": ("optimizer", ("adam",)),
+    "final": ("schedule", TO_AN_END),
+    "power": ("schedule", ("inverse",)),
+}
 
 
 def check_method(settings: Settings, engine: str | None) -> None:
@@ -29,23 +62,35 @@ def check_method(settings: Settings, engine: str | None) -> None:
     choose("--optimizer", settings.optimizer, _OPTIMIZERS)
     choose("--activation", settings.activation, _ACTIVATIONS)
     choose("--schedule", settings.schedule, _SCHEDULES)
-    if settings.momentum > 0.0 and settings.optimizer != "sgd":
-        raise CliError(f"--momentum needs --optimizer sgd, got {settings.optimizer}")
-    if not 0.0 <= settings.momentum < 1.0:
-        raise CliError(f"expected --momentum of 0 or more and below 1, got {settings.momentum}")
-    for name in ("weight_decay", "l2"):
+    for name, (other, known) in _NEEDS.items():
+        got = getattr(settings, other)
+        if getattr(settings, name) != getattr(_DEFAULT, name) and got not in known:
+            raise CliError(f"--{name} needs --{other} {' or '.join(known)}, got {got}")
+    for name in ("momentum", "beta1", "beta2"):
+        value = getattr(settings, name)
+        if not 0.0 <= value < 1.0:
+            raise CliError(f"expected --{name} of 0 or more and below 1, got {value}")
+    if settings.nesterov and settings.momentum == 0.0:
+        raise CliError("--nesterov needs --momentum")
+    for name in ("weight_decay", "l2", "power"):
         value = getattr(settings, name)
         if not 0.0 <= value < math.inf:
-            option = f"--{name.replace('_', '-')}"
-            raise CliError(f"expected {option} of 0 or more, got {value}")
-    if settings.max_norm is not None and not 0.0 < settings.max_norm < math.inf:
-        raise CliError(f"expected a positive --max-norm, got {settings.max_norm}")
+            raise CliError(f"expected {_option(name)} of 0 or more, got {value}")
+    for name in ("max_norm", "epsilon"):
+        value = getattr(settings, name)
+        if value is not None and not 0.0 < value < math.inf:
+            raise CliError(f"expected a positive {_option(name)}, got {value}")
+    if settings.final is not None:
+        above = settings.schedule == "exponential"
+        if not 0.0 <= settings.final <= 1.0 or (above and settings.final == 0.0):
+            least = "above 0" if above else "from 0"
+            raise CliError(f"expected --final {least} to 1, got {settings.final}")
     if engine == "dask":
         for name in _FIELDS:
             if getattr(settings, name) != getattr(_DEFAULT, name):
                 raise CliError(
                     f"--engine dask trains by plain gradient descent with relu, got "
-                    f"--{name.replace('_', '-')} {getattr(settings, name)}"
+                    f"{_option(name)} {getattr(settings, name)}"
                 )
 
 
@@ -57,18 +102,13 @@ def activation_of(settings: Settings) -> Activation:
 
 def method_of(settings: Settings, total: int) -> dict[str, Any]:
     """Make arguments of `kernels.fit` for a run of `total` steps in all."""
-    rate: Any = settings.learning_rate
-    made: dict[str, Schedule] = {
-        "inverse": schedules.inverse(rate),
-        "linear": schedules.linear(rate, steps=total),
-        "cosine": schedules.cosine(rate, steps=total),
-    }
-    rate = made.get(settings.schedule, rate)
     more: dict[str, Any] = {"weight_decay": settings.weight_decay, "max_norm": settings.max_norm}
+    rate = _rate_of(settings, total)
     if settings.optimizer == "adam":
+        more |= {name: getattr(settings, name) for name in ("beta1", "beta2", "epsilon")}
         optimizer: SGD | Adam = Adam(rate, **more)
     else:
-        optimizer = SGD(rate, settings.momentum, **more)
+        optimizer = SGD(rate, settings.momentum, settings.nesterov, **more)
     return {
         "optimizer": optimizer,
         "activation": activation_of(settings),
@@ -76,10 +116,36 @@ def method_of(settings: Settings, total: int) -> dict[str, Any]:
     }
 
 
+def _rate_of(settings: Settings, total: int) -> float | Schedule:
+    """Make the schedule, which falls to the last step from the one that a warm-up ends with."""
+    rate: Any = settings.learning_rate
+    name, warmup = settings.schedule, settings.warmup
+    if name in TO_AN_END:
+        usual = _LEAST if name == "exponential" else 0.0
+        final = usual if settings.final is None else settings.final
+        to_end = {"steps": total - warmup}
+        if name == "exponential":
+            rate = schedules.exponential(rate, final, **to_end)
+        else:
+            falling = schedules.linear if name == "linear" else schedules.cosine
+            rate = falling(rate, final=rate * final, **to_end)
+    elif name == "inverse":
+        rate = schedules.inverse(rate, settings.power)
+    if warmup == 0:
+        return cast(float | Schedule, rate)
+    return schedules.warmup(schedules.constant(rate) if name == "constant" else rate, steps=warmup)
+
+
 def shown_method(settings: Settings) -> str:
     """Say what differs from plain gradient descent with relu; empty if nothing does."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {getattr(settings, name)}"
+        name.replace("_", " ") + ("" if value is True else f" {value}")
         for name in _FIELDS
-        if getattr(settings, name) != getattr(_DEFAULT, name)
+        if name != "loss"
+        for value in [getattr(settings, name)]
+        if value != getattr(_DEFAULT, name)
     )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

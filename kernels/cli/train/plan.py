@@ -11,6 +11,7 @@ from .checkpoint import Checkpoint, agree, newest
 from .data import TASKS, Table, read_folder, read_table
 from .method import check_method
 from .settings import Options, Settings, given_of, with_engine
+from .targets import task_for
 
 __all__ = ["Plan", "plan_of"]
 
@@ -97,16 +98,18 @@ def _check_outputs(options: Options, source: Path | None) -> None:
 
 
 def _read_data(settings: Settings) -> Table | None:
-    problem, target, task = settings.problem, settings.target, settings.task
+    problem, target, weights = settings.problem, settings.target, settings.weights
     if settings.data is None:
-        for option, value in (("--target", target), ("--task", task)):
+        for name in ("target", "weights", "task", "loss"):
+            option, value = f"--{name}", getattr(settings, name)
             if value is not None:
                 raise CliError(f"{option} needs --data FILE")
         if choose("--problem", problem or "digits", _PROBLEMS) == "digits":
             require("sklearn", "the problem digits")
         return None
-    if task is not None:
-        choose("--task", task, TASKS)
+    if settings.task is not None:
+        choose("--task", settings.task, TASKS)
+    task = task_for(settings.loss, settings.task)
     data = Path(settings.data)
     if problem is not None:
         raise CliError(f"expected --problem or --data, got both, {problem} and {data}")
@@ -115,7 +118,11 @@ def _read_data(settings: Settings) -> Table | None:
             raise CliError(
                 f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
             )
+        if weights is not None:
+            raise CliError(f"--weights needs --data FILE, got the folder {data}")
         return read_folder(data, task, settings.dtype)
     if target is None:
         raise CliError(f"--data {data} needs --target COLUMN")
-    return read_table(data, target, task)
+    if weights == target:
+        raise CliError(f"expected --weights other than --target, got {target!r} as both")
+    return read_table(data, target, task, weights)

@@ -9,23 +9,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from ...losses import Loss, softmax_cross_entropy, squared_error
 from ...reference.problems import Preparation
 from ..tables import duration, make_table, print_table
 
 __all__ = [
-    "LOSS_NAMES",
     "Report",
     "as_json",
     "milestones",
     "plot_losses",
     "report_table",
 ]
-
-LOSS_NAMES: dict[Loss, str] = {
-    softmax_cross_entropy: "mean cross-entropy",
-    squared_error: "sum of squared errors",
-}
 
 
 class Report(NamedTuple):
@@ -43,7 +36,7 @@ class Report(NamedTuple):
         How many were trained on.
     learning_rate, batch_size, seed
         Arguments of `kernels.fit`.
-    optimizer, schedule, activation, l2
+    optimizer, schedule, warmup, momentum, nesterov, weight_decay, max_norm, activation, l2, weights
         Options of `train`.
     method
         What differs from plain gradient descent with relu, in words.
@@ -82,8 +75,14 @@ class Report(NamedTuple):
     learning_rate: float
     optimizer: str
     schedule: str
+    warmup: int
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    max_norm: float | None
     activation: str
     l2: float
+    weights: str | None
     method: str
     batch_size: int | None
     seed: int

@@ -19,6 +19,7 @@ from backends import Backend
 from ..._typing import Array
 from ...activations import Activation, relu
 from ...layer import Layer
+from ...losses import logistic_cross_entropy, poisson
 from ...minibatches import steps_of
 from ...network import forward
 from ...numerics import Numerics
@@ -216,6 +217,7 @@ def fit_timed(
             batch_size=problem.batch_size,
             seed=settings.seed,
             loss=problem.loss,
+            sample_weight=problem.sample_weight,
             numerics=NUMERICS[settings.numerics],
             compile=place.compile if settings.compile else None,
             progress=progress,
@@ -256,7 +258,8 @@ def measure(
         return forward(layers, x, activation=activation, numerics=numerics)[-1]
 
     with np.errstate(over="ignore", invalid="ignore"):
-        loss, _ = problem.loss(predict(problem.x), problem.y, numerics=numerics)
+        given = {"sample_weight": problem.sample_weight, "numerics": numerics}
+        loss, _ = problem.loss(predict(problem.x), problem.y, **given)
         final = float(place.to_numpy(loss))
         if problem.held_out is None:
             return Scores(final, None)
@@ -269,9 +272,16 @@ def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
     import numpy as np
 
     samples = {"samples": len(target)}
+    if problem.loss is logistic_cross_entropy:
+        # A label, or the second of two classes, is told by a logit above 0.
+        told = prediction > 0.0
+        return samples | {"accuracy": float(np.mean(told == (target.reshape(told.shape) > 0)))}
     if target.ndim == 1:
         return samples | {"accuracy": float(np.mean(prediction.argmax(axis=1) == target))}
-    scale: Any = problem.preparation.target_deviation if problem.preparation else 1.0
+    if problem.loss is poisson:
+        prediction = np.exp(prediction.astype(np.float64))
+    own = None if problem.preparation is None else problem.preparation.target_deviation
+    scale: Any = own or 1.0
     squares = (prediction - target).astype(np.float64) ** 2
     spread = np.sum((target - target.mean(axis=0)).astype(np.float64) ** 2)
     # Scaled as roots, since squares of large targets are infinite.

@@ -32,7 +32,9 @@ class Settings(NamedTuple):
     data: str | None = None
     data_sha256: str | None = None
     target: str | None = None
+    weights: str | None = None
     task: str | None = None
+    loss: str | None = None
     hidden: tuple[int, ...] | None = None
     epochs: int | None = None
     steps: int | None = None
@@ -40,7 +42,14 @@ class Settings(NamedTuple):
     learning_rate: float | None = None
     optimizer: str = "sgd"
     schedule: str = "constant"
+    final: float | None = None
+    power: float = 0.5
+    warmup: int = 0
     momentum: float = 0.0
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     weight_decay: float = 0.0
     max_norm: float | None = None
     activation: str = "relu"
@@ -84,12 +93,29 @@ class Options(NamedTuple):
         str | None,
         _option("Data", "What to predict: the header of a column, or the key of an array."),
     ] = None
+    weights: Annotated[
+        str | None,
+        _option(
+            "Data",
+            "How much each sample counts, 0 or more: the header of another column, or the key of "
+            "another array. Default: each as much as any other.",
+        ),
+    ] = None
     task: Annotated[
         str | None,
         _option(
             "Data",
             "classification or regression; by default integers and text are classes, real "
             "numbers are not.",
+        ),
+    ] = None
+    loss: Annotated[
+        str | None,
+        _option(
+            "Data",
+            "squared_error (default for numbers), softmax_cross_entropy (default for classes), "
+            "logistic_cross_entropy (of two classes, or of labels 0 and 1 in several columns) or "
+            "poisson (of counts).",
         ),
     ] = None
     hidden: Annotated[
@@ -118,12 +144,50 @@ class Options(NamedTuple):
         str | None,
         _option(
             "Network",
-            "How the learning rate falls: constant, inverse (by the root of the step), linear or "
-            f"cosine (to 0 at the last step). Default: {_DEFAULT.schedule}.",
+            "How the learning rate falls: constant, inverse (by a power of the step), or to the "
+            f"last step, exponential, linear or cosine. Default: {_DEFAULT.schedule}.",
+        ),
+    ] = None
+    final: Annotated[
+        float | None,
+        _option(
+            "Network",
+            "What part of the learning rate is left at the last step. Default: 0, or 0.01 with "
+            "--schedule exponential.",
+        ),
+    ] = None
+    power: Annotated[
+        float | None,
+        _option(
+            "Network",
+            f"Of the step, by which --schedule inverse divides. Default: {_DEFAULT.power}.",
+        ),
+    ] = None
+    warmup: Annotated[
+        int | None,
+        _option(
+            "Network",
+            f"Steps in which the learning rate rises first. Default: {_DEFAULT.warmup}.",
+            min=0,
         ),
     ] = None
     momentum: Annotated[
         float | None, _option("Network", f"Of sgd, below 1. Default: {_DEFAULT.momentum}.")
+    ] = None
+    nesterov: Annotated[
+        bool | None, _option("Network", "Look ahead along the momentum. Default: --no-nesterov.")
+    ] = None
+    beta1: Annotated[
+        float | None,
+        _option("Network", f"Of adam's mean, below 1. Default: {_DEFAULT.beta1}."),
+    ] = None
+    beta2: Annotated[
+        float | None,
+        _option("Network", f"Of adam's mean of squares, below 1. Default: {_DEFAULT.beta2}."),
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        _option("Network", f"Added to adam's divisor. Default: {_DEFAULT.epsilon}."),
     ] = None
     weight_decay: Annotated[
         float | None,

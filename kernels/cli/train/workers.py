@@ -73,7 +73,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
 
 def fit_split(team: Workers) -> Callable[..., Fit]:
     """Make a function like `kernels.fit` that splits each batch among workers."""
-    placed: list[Array] = []
+    placed: list[Any] = []
 
     def fit_by_workers(
         layers: tuple[Layer, ...],
@@ -81,6 +81,7 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
         y: Array,
         *,
         batch_size: int | None,
+        sample_weight: Array | None,
         numerics: Numerics,
         compile: Compiler | None,
         **settings: Any,
@@ -90,11 +91,19 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
             if not placed or placed[0] is not x:
                 # Lazy libraries would draw them anew for each batch.
                 keep = team.shard if batch_size is None else compile(lambda a: a)
-                placed[:] = x, keep(x), keep(y)
-            _, x, y = placed
+                weight = None if sample_weight is None else keep(sample_weight)
+                placed[:] = x, keep(x), keep(y), weight
+            _, x, y, sample_weight = placed
         numerics = team.numerics(numerics)
         return fit(
-            layers, x, y, batch_size=batch_size, numerics=numerics, compile=compile, **settings
+            layers,
+            x,
+            y,
+            batch_size=batch_size,
+            sample_weight=sample_weight,
+            numerics=numerics,
+            compile=compile,
+            **settings,
         )
 
     return fit_by_workers
