@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from ..reference import training as reference
-from .common import DTYPES, as_cli_error, choose, console, warn
+from .common import DTYPES, as_cli_error, choose, console, require, warn
 from .tables import make_table, print_table
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def check(
     status is 1 if something failed.
     """
     dtypes = DTYPES if dtype is None else (choose("--dtype", dtype, DTYPES),)
+    require("sklearn", "check")
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     # This imports NumPy, which other commands do without.
@@ -100,7 +101,9 @@ def _print_findings(out: Console, checked: Checked) -> None:
     out.print()
     if checked.flushes_subnormals:
         out.print("Subnormal numbers count as zero here, which changes no digest.")
-    for dtype, digest in checked.digests.items():
-        same = reference.committed()["tutorial"][dtype][checked.steps] == digest
-        verdict = "the committed one" if same else "not the committed one"
-        out.print(f"Digest after {checked.steps} exact steps, {dtype}: {digest}, {verdict}.")
+    for problem, by_dtype in checked.digests.items():
+        for dtype, digest in by_dtype.items():
+            same = reference.committed()[problem][dtype][checked.steps] == digest
+            verdict = "the committed one" if same else "not the committed one"
+            what = f"Digest of {problem} after {checked.steps} exact steps, {dtype}"
+            out.print(f"{what}: {digest}, {verdict}.")

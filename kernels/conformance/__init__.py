@@ -4,9 +4,9 @@
 imported here.
 """
 
-from .checkup import COMMITTED, Checked, Part, examine
+from .checkup import Checked, Part, examine
 from .library import Library, find
 from .lockstep import Difference
-from .parts import PARTS
+from .parts import COMMITTED, PARTS
 
 __all__ = ["COMMITTED", "PARTS", "Checked", "Difference", "Library", "Part", "examine", "find"]

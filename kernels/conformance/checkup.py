@@ -16,11 +16,9 @@ from ..numerics import EXACT
 from ..reference import training as reference
 from .library import Library
 from .lockstep import Difference, Lockstep, compare
-from .parts import CREATE, PARTS, STEPS, Make, draw, train_tutorial
+from .parts import COMMITTED, CREATE, PARTS, STEPS, Make, draw, train_problem
 
 __all__ = ["COMMITTED", "Checked", "Part", "examine"]
-
-COMMITTED = "committed digest"
 
 # For a part by the library alone, which NumPy computes in milliseconds.
 _SECONDS = 120
@@ -64,7 +62,7 @@ class Checked(NamedTuple):
     differences
         For each function that is missing or wrong, what was seen first.
     steps, digests
-        The digests of exact training after so many steps, by dtype.
+        The digests of exact training after so many steps, by problem and dtype.
     """
 
     module: str
@@ -76,7 +74,7 @@ class Checked(NamedTuple):
     parts: tuple[Part, ...]
     differences: tuple[Difference, ...]
     steps: int
-    digests: dict[str, str]
+    digests: dict[str, dict[str, str]]
 
 
 def examine(
@@ -99,22 +97,26 @@ def examine(
     """
     parts: list[Part] = []
     differences: dict[str, Difference] = {}
-    digests: dict[str, str] = {}
+    digests: dict[str, dict[str, str]] = {}
     hard: dict[str, list[Difference]] = {}
     flushes = False
     for dtype in dtypes:
         found: dict[str, list[Difference]] = {}
         makes_arrays = True
-        for part in (*PARTS, COMMITTED):
+        for part in (*PARTS, *COMMITTED):
             begin(part, dtype)
             if not makes_arrays:
                 result = Part(part, dtype, "not run", None)
-            elif part == COMMITTED:
+            elif part in COMMITTED:
                 wrong = [
-                    each[0] for name, each in found.items() if each and PARTS[name][1] is EXACT
+                    each[0]
+                    for name, each in found.items()
+                    if each and name in PARTS and PARTS[name][1] is EXACT
                 ]
-                found[part], digest = _train(library, dtype, hard, wrong[:1])
-                digests |= {} if digest is None else {dtype: digest}
+                problem = COMMITTED[part]
+                found[part], digest = _train(library, problem, dtype, hard, wrong[:1])
+                if digest is not None:
+                    digests.setdefault(problem, {})[dtype] = digest
                 result = _result(part, dtype, found[part])
             else:
                 function, numerics = PARTS[part]
@@ -192,11 +194,15 @@ def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> lis
 
 
 def _train(
-    library: Library, dtype: str, hard: dict[str, list[Difference]], known: list[Difference]
+    library: Library,
+    problem: str,
+    dtype: str,
+    hard: dict[str, list[Difference]],
+    known: list[Difference],
 ) -> tuple[list[Difference], str | None]:
     """Compare the digest of exact training with the committed one; `known` may explain another."""
-    compute = partial(train_tutorial, dtype, EXACT)
-    expected, digest = reference.committed()["tutorial"][dtype][STEPS], None
+    compute = partial(train_problem, problem, dtype, EXACT)
+    expected, digest = reference.committed()[problem][dtype][STEPS], None
     try:
         with _limit(5 * _SECONDS):
             (digest,) = compute(library.put)

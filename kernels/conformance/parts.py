@@ -19,16 +19,24 @@ from ..layer import Layer, init
 from ..losses import softmax_cross_entropy, squared_error
 from ..network import backward, forward, update
 from ..numerics import EXACT, NATIVE, Numerics
-from ..reference.problems import tutorial
+from ..reference.problems import Problem, digits_adam, tutorial, tutorial_momentum
+from ..reference.training import method_of
 from ..training import fit
 
-__all__ = ["CREATE", "PARTS", "STEPS", "Make", "draw", "train_tutorial"]
+__all__ = ["COMMITTED", "CREATE", "PARTS", "STEPS", "Make", "draw", "train_problem"]
 
 # (NumPy array) -> array of the library, of NumPy or of both.
 Make = Callable[[Any], Any]
 
-# Of the tutorial's training, whose digest is compared with the committed one.
+# Of training whose digest is compared with the committed one.
 STEPS = 10
+
+# Such training, and the problem of the digest.
+COMMITTED = {
+    "committed digest": "tutorial",
+    "of momentum": "tutorial-momentum",
+    "of Adam": "digits-adam",
+}
 
 # From 256 on some libraries sum in another way, and so long is what one byte can index.
 _MANY = 260
@@ -191,17 +199,18 @@ def _elementary(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
     return [*(function(make(a)) for function in functions), numerics.divide(make(a[:10]), b)]
 
 
-def train_tutorial(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
-    """Train the tutorial's network and return its digest."""
-    problem = tutorial(like=np.zeros(0, dtype))
-    trained = fit(
-        [Layer(make(layer.weight)) for layer in problem.layers],
-        make(problem.x),
-        make(problem.y),
-        learning_rate=problem.learning_rate,
-        steps=STEPS,
-        numerics=numerics,
-    )
+def train_problem(name: str, dtype: str, numerics: Numerics, make: Make) -> list[Any]:
+    """Train on one of the problems with committed digests, and return the digest."""
+    made: Problem
+    if name == "digits-adam":
+        made = digits_adam(asarray=np.asarray, dtype=dtype)
+    else:
+        made = {"tutorial": tutorial, "tutorial-momentum": tutorial_momentum}[name](
+            like=np.zeros(0, dtype)
+        )
+    layers = [Layer(make(w), None if b is None else make(b)) for w, b in made.layers]
+    arrays = layers, make(made.x), make(made.y)
+    trained = fit(*arrays, steps=STEPS, numerics=numerics, **method_of(made))
     return [digest(trained.layers)]
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib import resources
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._typing import Array
 from ..digest import digest
@@ -28,6 +28,7 @@ __all__ = [
     "committed",
     "first_difference",
     "make",
+    "method_of",
     "train",
 ]
 
@@ -147,20 +148,22 @@ def _fit(
     stop: int,
 ) -> Fit:
     """Take some of a problem's steps, after what was trained before."""
-    plain = problem.optimizer is None
     return fit(
         problem.layers if before is None else before.layers,
         problem.x,
         problem.y,
-        optimizer=problem.optimizer,
-        learning_rate=problem.learning_rate if plain else None,
         steps=stop - start,
         start=start,
         state=None if before is None else before.state,
-        batch_size=problem.batch_size,
-        loss=problem.loss,
-        activation=problem.activation,
-        l2=problem.l2,
         numerics=numerics,
         compile=backend.compile if compiled else None,
+        **method_of(problem),
     )
+
+
+def method_of(problem: Problem) -> dict[str, Any]:
+    """Give the arguments of `fit` that say how a problem is trained."""
+    names = ("optimizer", "batch_size", "loss", "activation", "l2", "sample_weight")
+    method = {name: getattr(problem, name) for name in names}
+    rate = problem.learning_rate if problem.optimizer is None else None
+    return method | {"learning_rate": rate}
