@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, cast
 
 from array_api_compat import array_namespace
@@ -18,7 +19,7 @@ from ._checks import to_learning_rate, to_real
 from ._network_checks import check_gradients, check_layers
 from ._typing import Array
 from .layer import Layer
-from .numerics import NATIVE, Numerics
+from .numerics import NATIVE, Exact, Numerics
 from .schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamState", "SGDState"]
@@ -162,15 +163,20 @@ class SGD:
                 g._replace(weight=n.add(g.weight, n.multiply(layer.weight, self.weight_decay)))
                 for g, layer in zip(gradients, layers, strict=True)
             )
-        if self.momentum > 0.0:
 
-            def ahead(v: Array, g: Array) -> Array:
-                return n.add(n.multiply(v, self.momentum), g)
+        def ahead(v: Array, g: Array) -> Array:
+            return n.add(n.multiply(v, self.momentum), g)
 
-            velocity = _map(ahead, velocity, gradients)
-            gradients = _map(ahead, velocity, gradients) if self.nesterov else velocity
-        new = _map(lambda w, g: n.add(n.multiply(g, rate), w), layers, gradients)
-        return new, (velocity,)
+        def change(w: Array, g: Array, *v: Array) -> tuple[Array, ...]:
+            v = tuple(ahead(each, g) for each in v)
+            for each in v:
+                g = ahead(each, g) if self.nesterov else each
+            return n.add(n.multiply(g, rate), w), *v
+
+        moving = self.momentum > 0.0
+        networks = (layers, gradients, velocity) if moving else (layers, gradients)
+        found = _each(change, *networks, numerics=n)
+        return found[0], found[1:] if moving else (velocity,)
 
 
 @dataclass(frozen=True)
@@ -277,17 +283,18 @@ class Adam:
         def average(old: Array, new: Array, beta: float) -> Array:
             return n.add(n.multiply(old, beta), n.multiply(new, 1.0 - beta))
 
-        def change(w: Array, m: Array, v: Array) -> Array:
+        def change(w: Array, m: Array, v: Array, g: Array) -> tuple[Array, ...]:
+            m = average(m, g, self.beta1)
+            v = average(v, n.multiply(g, g), self.beta2)
             denominator = n.multiply(n.sqrt(v), root)
             epsilon = array_namespace(v).full_like(v, self.epsilon)
-            m = n.divide(m, n.add(denominator, epsilon))
-            return n.add(n.multiply(m, rate), w)
+            ratio = n.divide(m, n.add(denominator, epsilon))
+            return n.add(n.multiply(ratio, rate), w), m, v
 
-        mean = _map(lambda m, g: average(m, g, self.beta1), mean, gradients)
-        square = _map(lambda v, g: average(v, n.multiply(g, g), self.beta2), square, gradients)
         if self.weight_decay > 0.0:
             layers = [layer._replace(weight=n.multiply(layer.weight, decay)) for layer in layers]
-        return _map(change, layers, mean, square), (mean, square)
+        new, mean, square = _each(change, layers, mean, square, gradients, numerics=n)
+        return new, (mean, square)
 
 
 def check_optimizer(optimizer: Any, learning_rate: Any) -> SGD | Adam:
@@ -381,6 +388,42 @@ def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> tuple[La
     )
 
 
+def _each(
+    function: Callable[..., tuple[Array, ...]], *networks: Sequence[Layer], numerics: Numerics
+) -> tuple[tuple[Layer, ...], ...]:
+    """Apply a function of each element, which returns several, to each parameter.
+
+    Exact operations are dozens of the library's: these are called, and compiled, once for all
+    parameters in one array.
+    """
+    arrays = [[a for layer in network for a in layer if a is not None] for network in networks]
+    like = arrays[0]
+    if isinstance(numerics, Exact) and len(like) > 1:
+        results = [_parts(a, like) for a in function(*map(_joined, arrays))]
+    else:
+        results = [*zip(*(function(*each) for each in zip(*arrays, strict=True)), strict=True)]
+    return tuple(_network(found, networks[0]) for found in results)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    xp = array_namespace(arrays[0])
+    return cast(Array, xp.concat([xp.reshape(a, (-1,)) for a in arrays]))
+
+
+def _parts(joined: Array, like: Sequence[Array]) -> tuple[Array, ...]:
+    xp = array_namespace(joined)
+    ends = [*accumulate(math.prod(a.shape) for a in like)]
+    return tuple(
+        xp.reshape(joined[start:end], tuple(a.shape))
+        for start, end, a in zip([0, *ends], ends, like, strict=False)
+    )
+
+
+def _network(arrays: Sequence[Array], like: Sequence[Layer]) -> tuple[Layer, ...]:
+    rest = iter(arrays)
+    return tuple(Layer(next(rest), None if layer.bias is None else next(rest)) for layer in like)
+
+
 def _zeros(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return _map(lambda a: cast(Array, array_namespace(a).zeros_like(a)), layers)
 
@@ -402,7 +445,7 @@ def _clipped(
     norm = n.add(n.sqrt(total), xp.full_like(total, 1e-6))
     factor = n.divide(xp.full_like(total, max_norm), norm)
     factor = xp.where(factor > 1.0, xp.ones_like(factor), factor)
-    return _map(lambda g: n.multiply(g, factor), gradients)
+    return _each(lambda g: (n.multiply(g, factor),), gradients, numerics=n)[0]
 
 
 def sum_of_squares(a: Array, numerics: Numerics) -> Array:
