@@ -25,6 +25,8 @@ from packaging.requirements import Requirement
 # What is known of each backend; read as data, since nox runs where the package is not installed.
 BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
 PYTEST = ("hypothesis", "psutil", "pytest", "pytest-xdist")
+# With what other programs for a library its tests compare.
+PEERS = {"jax": ("optax",)}
 # Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
 # JAX compiles every operation for every shape, which its processes share in a folder.
@@ -142,7 +144,8 @@ def tests(session: nox.Session, backend: str) -> None:
         session.error(f"The backend {backend} cannot run: {reason}.")
     command_line = ",cli" if backend in ENGINES else ""
     extras = f"{BACKENDS[backend]['extra']},save{command_line}"
-    install(session, "-e", f".[{extras}]", *PYTEST, "scikit-learn")
+    peers = PEERS.get(BACKENDS[backend]["module"], ())
+    install(session, "-e", f".[{extras}]", *PYTEST, "scikit-learn", *peers)
     cache = str(Path(session.create_tmp()).resolve())
     env = {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": cache, **SHARED_BY_JAX}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
@@ -192,7 +195,7 @@ def cli(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Test the benchmarks and run them; what follows -- goes to `python -m benchmarks`."""
-    install(session, "-e", ".[bench,torch,jax]", "hypothesis")
+    install(session, "-e", ".[bench,torch,jax]", "hypothesis", *PEERS["jax"])
     selected = ("--backend", "numpy", "--backend", "torch:cpu", "--backend", "jax:cpu")
     session.run("python", "-m", "pytest", BENCHMARK_TESTS, *selected)
     session.run("python", "-m", "benchmarks", *session.posargs)
@@ -201,7 +204,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def record(session: nox.Session) -> None:
     """Keep what this machine can say about the kernel in the folder that follows --."""
-    install(session, "-e", ".[bench,torch,jax]", "hypothesis")
+    install(session, "-e", ".[bench,torch,jax]", "hypothesis", *PEERS["jax"])
     session.run("python", "-m", "benchmarks.record", *session.posargs)
 
 

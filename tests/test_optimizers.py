@@ -84,6 +84,46 @@ def test_hundred_steps_are_those_of_torch(asarray, name, l2):
     assert trained.state.steps == 100
 
 
+@pytest.mark.library("jax")
+@pytest.mark.parametrize(
+    "name", ["all", "adamw", *thorough("plain", "momentum", "nesterov", "decay", "adam", "betas")]
+)
+def test_hundred_steps_are_those_of_optax(asarray, name):
+    """Without clipping: optax divides by the norm, torch and the kernel by a little more."""
+    import jax
+    import jax.numpy as jnp
+
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+
+    layers, x, y = data(asarray, "float64")
+    own = dataclasses.replace(OPTIMIZERS[name], max_norm=None)
+    rate = optax.cosine_decay_schedule(0.05, 100)
+    decay = {"weight_decay": own.weight_decay, "mask": jax.tree.map(lambda a: a.ndim == 2, layers)}
+    if isinstance(own, SGD):
+        moving = {"momentum": own.momentum or None, "nesterov": own.nesterov}
+        optimizer = optax.chain(optax.add_decayed_weights(**decay), optax.sgd(rate, **moving))
+    else:
+        betas = {"b1": own.beta1, "b2": own.beta2, "eps": own.epsilon}
+        optimizer = optax.adamw(rate, **betas, **decay)
+
+    def loss(layers):
+        (w, b), (v, c) = layers
+        value = jnp.sum((jnp.tanh(x @ w + b[None, :]) @ v + c[None, :] - y) ** 2)
+        return value + 0.3 / 2 * (jnp.sum(w**2) + jnp.sum(v**2))
+
+    def step(_, carried):
+        layers, state = carried
+        updates, state = optimizer.update(jax.grad(loss)(layers), state, layers)
+        return optax.apply_updates(layers, updates), state
+
+    run = jax.jit(lambda *begun: jax.lax.fori_loop(0, 100, step, begun)[0])
+    expected = run(layers, optimizer.init(layers))
+    own = dataclasses.replace(own, learning_rate=schedules.cosine(0.05, steps=100))
+    trained = fit((layers, x, y), own, steps=100, batch_size=None, l2=0.3)
+    for a, b in zip(jax.tree.leaves(trained.layers), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
 @every
 def test_fit_is_updates_by_hand(asarray, xp, name):
     layers, x, y = data(asarray, "float32")

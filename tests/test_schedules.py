@@ -76,6 +76,32 @@ def test_cosine_is_that_of_torch():
         expected.step()
 
 
+@pytest.mark.library("jax")
+def test_schedules_are_those_of_optax():
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    pairs = (
+        (schedules.exponential(0.3, 0.5, steps=30), optax.exponential_decay(0.3, 30, 0.5)),
+        (
+            schedules.linear(0.3, steps=100, final=0.1),
+            optax.linear_schedule(0.3, 0.1, 100),
+        ),
+        (
+            schedules.cosine(0.3, steps=100, final=0.1),
+            optax.cosine_decay_schedule(0.3, 100, 1 / 3),
+        ),
+        (
+            schedules.warmup(schedules.linear(0.3, steps=100), steps=50),
+            optax.join_schedules(
+                [optax.linear_schedule(0.3 / 50, 0.3, 49), optax.linear_schedule(0.3, 0.0, 100)],
+                [50],
+            ),
+        ),
+    )
+    for own, expected in pairs:
+        for step in STEPS:
+            assert own(step) == pytest.approx(float(expected(step)), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
