@@ -125,7 +125,7 @@ def bench(
         _check_output(output)
     cases = _chosen("--case", case, (*CASES, "all"), ("tutorial",))
     cases = tuple(CASES) if "all" in cases else cases
-    if "digits" in cases:
+    if any(name.startswith("digits") for name in cases):
         require("sklearn", "the case digits")
     dtypes = _chosen("--dtype", dtype, DTYPES, ("float32",))
     usual = ("native", "exact") if growth else tuple(BENCH_NUMERICS)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from kernels import Array, random
 from kernels.layer import init
 from kernels.losses import squared_error
+from kernels.optimizers import Adam
 from kernels.reference.problems import Problem, digits, tutorial
 
 __all__ = ["CASES", "Case", "generated", "sizes_of"]
@@ -86,4 +87,12 @@ CASES = {
     "deep": _generated_case("deep", 256, (512,) * 7 + (10,), 10),
     # Two epochs of 23 batches, the last of which is smaller.
     "digits": Case(lambda asarray, dtype: digits(asarray=asarray, dtype=dtype), 46),
+    "tutorial-adam": Case(
+        lambda asarray, dtype: tutorial(like=asarray([0.0], dtype))._replace(optimizer=Adam(1e-3)),
+        30,
+    ),
+    "digits-adam": Case(
+        lambda asarray, dtype: digits(asarray=asarray, dtype=dtype)._replace(optimizer=Adam(1e-3)),
+        46,
+    ),
 }

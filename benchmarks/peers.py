@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 from backends import Backend
@@ -16,6 +17,7 @@ from kernels.layer import Layer
 from kernels.losses import Loss, softmax_cross_entropy, squared_error
 from kernels.minibatches import batches_of
 from kernels.network import forward
+from kernels.optimizers import Adam
 from kernels.reference.problems import Problem
 
 from .cases import sizes_of
@@ -42,6 +44,10 @@ class Peer(NamedTuple):
         What it can train.
     biases
         Whether its layers have biases that are trained even if the problem's have none.
+    optimizers
+        Kinds of optimizers that it trains with, of which NoneType is gradient descent.
+    adam_apart
+        How far losses of its Adam may be from the kernel's, besides rounding.
     """
 
     name: str
@@ -51,6 +57,13 @@ class Peer(NamedTuple):
     losses: tuple[Loss, ...] = (squared_error, softmax_cross_entropy)
     dtypes: tuple[str, ...] = ("float32", "float64")
     biases: bool = False
+    optimizers: tuple[type, ...] = (NoneType,)
+    adam_apart: float = 0.0
+
+    def trains(self, problem: Problem, dtype: str) -> bool:
+        """Say whether it can train a problem."""
+        kind = type(problem.optimizer)
+        return problem.loss in self.losses and dtype in self.dtypes and kind in self.optimizers
 
 
 def matrix_products(layers: Sequence[Layer], x: Array) -> Train:
@@ -103,6 +116,38 @@ def _numpy_loop(problem: Problem, place: Backend) -> Train:
     return train
 
 
+def _by_hand(problem: Problem, place: Backend) -> Train:
+    """Train by the calls that the kernel makes, and nothing around them."""
+    import numpy as np
+
+    x, y = place.to_numpy(problem.x), place.to_numpy(problem.y)
+    rate = -problem.learning_rate
+
+    def train(steps: int) -> Any:
+        ws = [place.to_numpy(layer.weight) for layer in problem.layers]
+        losses = []
+        for _ in range(steps):
+            activations = [x]
+            for w in ws[:-1]:
+                a = activations[-1] @ w
+                a = np.maximum(a, np.zeros_like(a))
+                activations.append(np.abs(np.maximum(a, -a)))
+            difference = activations[-1] @ ws[-1] - y
+            row = np.reshape(difference, (1, -1))
+            losses.append(np.reshape(row @ row.T, ()))
+            gradient = 2.0 * difference * rate
+            changes: list[tuple[Any, Any]] = []
+            for i in reversed(range(len(ws))):
+                changes.insert(0, (activations[i], gradient))
+                if i > 0:
+                    gradient = gradient @ ws[i].T
+                    gradient *= 1.0 - (activations[i] <= 0.0).astype(gradient.dtype)
+            ws = [a.T @ g + w for (a, g), w in zip(changes, ws, strict=True)]
+        return losses
+
+    return train
+
+
 def _torch_loop(problem: Problem, place: Backend) -> Train:
     """Train as the tensor program of the same tutorial, with any number of layers."""
     x: Any = place.asarray(problem.x)
@@ -146,13 +191,20 @@ def _torch_autograd(problem: Problem, place: Backend, *, compile: bool = False) 
         modules += [torch.nn.Linear(*weight.shape, bias=bias is not None, **like), torch.nn.ReLU()]
     model, linear = torch.nn.Sequential(*modules[:-1]), modules[::2]
     loss_fn = torch.nn.MSELoss(reduction="sum") if squared else torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
+    if isinstance(problem.optimizer, Adam):
+        rate = problem.optimizer.learning_rate
+        optimizer: Any = torch.optim.Adam(model.parameters(), lr=rate, foreach=True)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
 
     def loss_of(x: Any, y: Any) -> Any:
         return loss_fn(model(x), y)
 
     # Compiling the whole step, or the model alone, gave slower steps.
     loss_of = torch.compile(loss_of) if compile else loss_of
+    update = optimizer.step
+    if compile and isinstance(problem.optimizer, Adam):
+        update = torch.compile(update)
 
     def train(steps: int) -> Any:
         with torch.no_grad():
@@ -160,12 +212,16 @@ def _torch_autograd(problem: Problem, place: Backend, *, compile: bool = False) 
                 layer.weight.copy_(place.asarray(weight.T))
                 if bias is not None:
                     layer.bias.copy_(place.asarray(bias))
+            # Moments and steps of an earlier run, in their place, so that nothing compiles anew.
+            for state in optimizer.state.values():
+                for slot in state.values():
+                    slot.zero_()
         losses = []
         for x_batch, y_batch in _batches(x, y, order, steps):
             loss = loss_of(x_batch, y_batch)
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            update()
             losses.append(loss.detach())
         return losses
 
@@ -179,6 +235,31 @@ def _torch_compiled(problem: Problem, place: Backend) -> Train:
 def _jax_grad(problem: Problem, place: Backend) -> Train:
     """Train as most JAX programs do: the gradient of a loss, in a step compiled by jit."""
     import jax
+
+    def descend(params: Any, grads: Any, state: Any) -> Any:
+        return jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, grads), state
+
+    return _jax_steps(problem, place, lambda _: (), descend)
+
+
+def _optax(problem: Problem, place: Backend) -> Train:
+    """Train by optax.adam in a step compiled by jit."""
+    import optax
+
+    assert isinstance(problem.optimizer, Adam)
+    optimizer = optax.adam(problem.optimizer.learning_rate)
+
+    def descend(params: Any, grads: Any, state: Any) -> Any:
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    return _jax_steps(problem, place, optimizer.init, descend)
+
+
+def _jax_steps(
+    problem: Problem, place: Backend, init: Callable[..., Any], descend: Callable[..., Any]
+) -> Train:
+    import jax
     import jax.numpy as jnp
 
     order = _order(problem, place.to_numpy)
@@ -189,22 +270,22 @@ def _jax_grad(problem: Problem, place: Backend) -> Train:
 
     def loss(params: Any, x: Any, y: Any) -> Any:
         for i, (weight, bias) in enumerate(params):
-            x = x @ weight if bias is None else x @ weight + bias
+            x = x @ weight if bias is None else x @ weight + bias[None, :]
             x = jax.nn.relu(x) if i < len(params) - 1 else x
         if problem.loss is squared_error:
             return jnp.sum((x - y) ** 2)
         return -jnp.mean(jax.nn.log_softmax(x)[jnp.arange(len(y)), y])
 
-    def step(params: Any, x: Any, y: Any) -> Any:
+    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
         value, grads = jax.value_and_grad(loss)(params, x, y)
-        return jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, grads), value
+        return *descend(params, grads, state), value
 
     step = jax.jit(step)
 
     def train(steps: int) -> Any:
-        params, losses = initial, []
+        params, state, losses = initial, init(initial), []
         for x_batch, y_batch in _batches(x, y, order, steps):
-            params, value = step(params, x_batch, y_batch)
+            params, state, value = step(params, state, x_batch, y_batch)
             losses.append(value)
         return losses
 
@@ -222,23 +303,32 @@ def _sklearn(problem: Problem, place: Backend) -> Train:
     squared = problem.loss is squared_error
     # Its squared error is half the mean over samples and outputs, its gradient over samples.
     scale = 2.0 * n if squared else 1.0
+    adam = isinstance(problem.optimizer, Adam)
+    rate: Any = problem.learning_rate * scale
+    if isinstance(problem.optimizer, Adam):
+        rate = problem.optimizer.learning_rate
     model = (MLPRegressor if squared else MLPClassifier)(
         hidden_layer_sizes=sizes_of(problem)[1:-1],
-        solver="sgd",
+        solver="adam" if adam else "sgd",
         alpha=0.0,
         batch_size=n,
-        learning_rate_init=problem.learning_rate * scale,
+        learning_rate_init=rate,
         momentum=0.0,
         nesterovs_momentum=False,
         shuffle=False,
     )
     arguments = {} if squared else {"classes": range(sizes_of(problem)[-1])}
     model.partial_fit(x[:n], y[:n], **arguments)
+    own: Any = model._optimizer
 
     def train(steps: int) -> Any:
         for i, (weight, bias) in enumerate(problem.layers):
             model.coefs_[i][:] = weight
             model.intercepts_[i][:] = 0.0 if bias is None else bias
+        if adam:
+            own.t = 0
+            for slot in (*own.ms, *own.vs):
+                slot[:] = 0.0
         factor = scale * y.shape[1] if squared else 1.0
         return [
             model.set_params(batch_size=len(xb)).partial_fit(xb, yb).loss_ * factor
@@ -319,13 +409,34 @@ def _keras(problem: Problem, place: Backend) -> Train:
 
 NUMPY_LOOP = Peer("tutorial's NumPy loop", "numpy", "numpy", _numpy_loop, (squared_error,))
 
+_BOTH = (NoneType, Adam)
+
 PEERS = (
     NUMPY_LOOP,
+    Peer("the same calls by hand", "numpy", "numpy", _by_hand, (squared_error,)),
     Peer("tutorial's torch loop", "torch", "torch", _torch_loop, (squared_error,)),
-    Peer("torch autograd + SGD", "torch", "torch", _torch_autograd),
-    Peer("torch autograd + SGD, torch.compile", "torch", "torch", _torch_compiled),
+    Peer("torch autograd + optim", "torch", "torch", _torch_autograd, optimizers=_BOTH),
+    Peer(
+        "torch autograd + optim, torch.compile",
+        "torch",
+        "torch",
+        _torch_compiled,
+        optimizers=_BOTH,
+        # Compiled, it corrects bias by numbers of float32.
+        adam_apart=1e-6,
+    ),
     Peer("JAX grad + jit", "jax", "jax", _jax_grad),
-    Peer("scikit-learn partial_fit", "sklearn", "numpy", _sklearn, biases=True),
+    Peer("optax.adam + jit", "optax", "jax", _optax, optimizers=(Adam,)),
+    # Its epsilon is added to a root without the correction of bias.
+    Peer(
+        "scikit-learn partial_fit",
+        "sklearn",
+        "numpy",
+        _sklearn,
+        biases=True,
+        optimizers=_BOTH,
+        adam_apart=1e-4,
+    ),
     Peer("thinc", "thinc", "numpy", _thinc, (squared_error,), ("float32",), biases=True),
     Peer("Keras train_on_batch", "keras", None, _keras, dtypes=("float32",)),
 )

@@ -11,6 +11,7 @@ import kernels
 from benchmarks.cases import CASES, generated, sizes_of
 from benchmarks.peers import PEERS, matrix_products
 from kernels.reference.problems import Problem
+from kernels.reference.training import method_of
 
 SIZES = (12, 8, 6, 3)
 STEPS = 4
@@ -32,7 +33,11 @@ def classification(asarray, dtype):
     )
 
 
-@pytest.fixture(params=[regression, classification])
+def adam(asarray, dtype):
+    return classification(asarray, dtype)._replace(optimizer=kernels.Adam(0.01))
+
+
+@pytest.fixture(params=[regression, classification, adam])
 def make(request):
     return request.param
 
@@ -52,7 +57,7 @@ def peer(request, backend):
 def test_losses_are_the_kernels(backend, peer, make, dtype):
     """Three steps are two updates of every parameter, so every gradient is checked."""
     problem = make(backends.get("numpy").asarray, dtype)
-    if problem.loss not in peer.losses or dtype not in peer.dtypes:
+    if not peer.trains(problem, dtype):
         pytest.skip(f"{peer.name} does not train this")
     train = peer.make(problem, backend)
     layers = problem.layers
@@ -65,14 +70,13 @@ def test_losses_are_the_kernels(backend, peer, make, dtype):
         layers,
         problem.x,
         problem.y,
-        learning_rate=problem.learning_rate,
         steps=3,
-        batch_size=problem.batch_size,
-        loss=problem.loss,
+        **method_of(problem),
     ).losses
     assert expected[0] != expected[1] != expected[2]
     # Sums of at most 12 terms, in three steps.
     tolerance = 200 * np.finfo(dtype).eps
+    tolerance += peer.adam_apart if problem.optimizer is not None else 0.0
     # Training starts anew each time.
     for _ in range(2):
         losses = train(3)
@@ -99,7 +103,7 @@ def test_sizes(asarray, dtype):
 @pytest.mark.parametrize("name", CASES)
 def test_cases_train(asarray, dtype, name):
     """Each is what it is called, and its learning rate makes the loss fall."""
-    if name == "digits":
+    if name.startswith("digits"):
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     shapes = {
         "tutorial": (64, (1000, 100, 10)),
@@ -107,6 +111,7 @@ def test_cases_train(asarray, dtype, name):
         "deep": (256, (512, 512, 512, 512, 512, 512, 512, 10)),
         "digits": (1438, (64, 100, 10)),
     }
+    shapes |= {f"{own}-adam": shapes[own] for own in ("tutorial", "digits")}
     problem = CASES[name].make(asarray, dtype)
     assert isinstance(problem, Problem)
     assert (problem.x.shape[0], sizes_of(problem)) == shapes[name]
@@ -115,9 +120,8 @@ def test_cases_train(asarray, dtype, name):
             problem.layers,
             problem.x,
             problem.y,
-            learning_rate=problem.learning_rate,
             steps=3,
-            loss=problem.loss,
+            **method_of(problem) | {"batch_size": None},
         ).losses
     )
     assert losses[0] > losses[1] > losses[2] > 0
