@@ -24,6 +24,9 @@ from .schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamState", "SGDState"]
 
+# Elements of an array that is worth a copy into one with others.
+_SMALL = 2**14
+
 # Numbers of the host, or 0-d arrays of them.
 Numbers = Sequence[Any]
 
@@ -393,30 +396,39 @@ def _each(
 ) -> tuple[tuple[Layer, ...], ...]:
     """Apply a function of each element, which returns several, to each parameter.
 
-    Exact operations are dozens of the library's: these are called, and compiled, once for all
+    Exact operations are dozens of the library's: these are called, and compiled, once for all small
     parameters in one array.
     """
     arrays = [[a for layer in network for a in layer if a is not None] for network in networks]
-    like = arrays[0]
-    if isinstance(numerics, Exact) and len(like) > 1:
-        results = [_parts(a, like) for a in function(*map(_joined, arrays))]
-    else:
-        results = [*zip(*(function(*each) for each in zip(*arrays, strict=True)), strict=True)]
-    return tuple(_network(found, networks[0]) for found in results)
+    like, exact = arrays[0], isinstance(numerics, Exact)
+    small = [i for i, a in enumerate(like) if exact and math.prod(a.shape) <= _SMALL]
+    alone = [[i] for i in range(len(like)) if i not in small]
+    found: dict[int, tuple[Array, ...]] = {}
+    for group in [small, *alone] if small else alone:
+        results = function(*(_joined([network[i] for i in group]) for network in arrays))
+        parts = (_parts(a, [like[i] for i in group]) for a in results)
+        found |= dict(zip(group, zip(*parts, strict=True), strict=True))
+    made = zip(*(found[i] for i in range(len(like))), strict=True)
+    return tuple(_network(each, networks[0]) for each in made)
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
+    if len(arrays) == 1:
+        return arrays[0]
     xp = array_namespace(arrays[0])
     return cast(Array, xp.concat([xp.reshape(a, (-1,)) for a in arrays]))
 
 
-def _parts(joined: Array, like: Sequence[Array]) -> tuple[Array, ...]:
+def _parts(joined: Array, like: Sequence[Array]) -> Sequence[Array]:
+    if len(like) == 1:
+        return [joined]
     xp = array_namespace(joined)
     ends = [*accumulate(math.prod(a.shape) for a in like)]
-    return tuple(
+    starts = [0, *ends[:-1]]
+    return [
         xp.reshape(joined[start:end], tuple(a.shape))
-        for start, end, a in zip([0, *ends], ends, like, strict=False)
-    )
+        for start, end, a in zip(starts, ends, like, strict=True)
+    ]
 
 
 def _network(arrays: Sequence[Array], like: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -9,7 +9,7 @@ from _assert import assert_close, assert_identical, assert_networks_identical, b
 from _params import thorough, where
 
 import kernels
-from kernels import EXACT, NATIVE, SGD, Adam, activations, schedules
+from kernels import EXACT, NATIVE, SGD, Adam, activations, optimizers, schedules
 
 SGDS = {
     "plain": {},
@@ -222,6 +222,27 @@ def test_compiled_exact_training_has_the_bits_of_numpy(backend, asarray, dtype):
     assert kernels.digest(got.layers)[:16] == DIGESTS[dtype]
     expected = exact(np.asarray, dtype, "adamw")
     np.testing.assert_array_equal(bits(got.losses), bits(expected.losses))
+
+
+@pytest.mark.parametrize("small", [0, 3, 8])
+@pytest.mark.parametrize("name", ["all", "adamw"])
+def test_parameters_alone_and_together_have_one_digest(monkeypatch, name, small):
+    """Weights of 20 and 8 elements, biases of 4 and 2."""
+    expected = exact(np.asarray, "float32", name)
+    sizes = []
+    joined = optimizers._joined
+
+    def note(arrays):
+        sizes.append(len(arrays))
+        return joined(arrays)
+
+    monkeypatch.setattr(optimizers, "_joined", note)
+    monkeypatch.setattr(optimizers, "_SMALL", small)
+    got = exact(np.asarray, "float32", name)
+    assert max(sizes) == {0: 1, 3: 1, 8: 3}[small]
+    assert kernels.digest(got.layers) == kernels.digest(expected.layers)
+    for a, b in zip(got.state[1:], expected.state[1:], strict=True):
+        assert_networks_identical(a, b)
 
 
 class Repeats:

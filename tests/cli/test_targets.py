@@ -94,6 +94,9 @@ def test_a_loss_is_that_of_fit(files, train, file, target, loss, weights, sizes)
         numerics=kernels.EXACT,
     )
     assert report["digest"] == kernels.digest(fit.layers)
+    prediction = kernels.forward(fit.layers, made.x, numerics=kernels.EXACT)[-1]
+    given = {"sample_weight": made.sample_weight, "numerics": kernels.EXACT}
+    assert report["final_loss"] == float(made.loss(prediction, made.y, **given)[0])
     scores = {"poisson": {"rmse", "r2", "samples"}}.get(loss, {"accuracy", "samples"})
     assert set(report["held_out"]) == scores
     prediction = kernels.forward(fit.layers, made.held_out[0])[-1]
