@@ -86,8 +86,9 @@ def check_method(settings: Settings, engine: str | None) -> None:
             least = "above 0" if above else "from 0"
             raise CliError(f"expected --final {least} to 1, got {settings.final}")
     if engine == "dask":
+        plain = {"loss": ("squared_error", "softmax_cross_entropy")}
         for name in _FIELDS:
-            if getattr(settings, name) != getattr(_DEFAULT, name):
+            if getattr(settings, name) not in (getattr(_DEFAULT, name), *plain.get(name, ())):
                 raise CliError(
                     f"--engine dask trains by plain gradient descent with relu, got "
                     f"{_option(name)} {getattr(settings, name)}"
