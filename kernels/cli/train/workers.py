@@ -81,7 +81,7 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
         y: Array,
         *,
         batch_size: int | None,
-        sample_weight: Array | None,
+        sample_weight: Array | None = None,
         numerics: Numerics,
         compile: Compiler | None,
         **settings: Any,
