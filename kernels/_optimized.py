@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
@@ -22,6 +22,11 @@ __all__ = ["Scalars", "optimized_step", "row"]
 _ROWS = 256
 
 
+def squares_of(layers: Sequence[Layer], _: Any, numerics: Numerics) -> Iterator[Array]:
+    """Sum the squares of each weight."""
+    return (sum_of_squares(layer.weight, numerics) for layer in layers)
+
+
 def optimized_step(
     state: tuple[Sequence[Layer], tuple[Any, ...]],
     x: Array,
@@ -34,15 +39,20 @@ def optimized_step(
     loss: Loss,
     activation: Activation,
     numerics: Numerics,
+    differentiate: Callable[..., tuple[Array, tuple[Layer, ...]]] = differentiated,
+    squares: Callable[..., Iterable[Array]] = squares_of,
 ) -> tuple[tuple[tuple[Layer, ...], tuple[Any, ...]], Array]:
-    """Take one step of layers and the arrays of their optimizer's state, without any check."""
+    """Take one step of layers and the arrays of their optimizer's state, without any check.
+
+    What stands in for layers and x in another form of training brings its own `differentiate` and
+    `squares`.
+    """
     layers, slots = state
     settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
-    value, gradients = differentiated(layers, x, y, operands, None, **settings)
+    value, gradients = differentiate(layers, x, y, operands, None, **settings)
     if l2 > 0.0:
-        for layer in layers:
-            squares = sum_of_squares(layer.weight, numerics)
-            value = numerics.add(value, numerics.multiply(squares, l2 / 2.0))
+        for total in squares(layers, operands, numerics):
+            value = numerics.add(value, numerics.multiply(total, l2 / 2.0))
         gradients = tuple(
             Layer(numerics.add(gradient.weight, numerics.multiply(layer.weight, l2)), gradient.bias)
             for gradient, layer in zip(gradients, layers, strict=True)

@@ -6,7 +6,7 @@ the arrays, and everything that multiplies or sums goes through `numerics`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from array_api_compat import array_namespace
@@ -23,6 +23,7 @@ __all__ = [
     "backward",
     "backward_to_input",
     "differentiated",
+    "differentiated_from",
     "forward",
     "step",
     "unchecked_step",
@@ -75,7 +76,7 @@ def forward(
     check_layers(layers)
     check_input(layers, x)
     check_activation(activation)
-    return _forward(layers, x, x, activation, numerics, array_namespace(x))
+    return _forward(layers, x, numerics.matmul(x, layers[0].weight), activation, numerics)
 
 
 def backward(
@@ -289,27 +290,6 @@ def step(
     return unchecked_step(layers, x, y, learning_rate, None, loss=checked(loss), **settings)
 
 
-def unchecked_step(
-    layers: Sequence[Layer],
-    x: Array,
-    y: Array,
-    learning_rate: Array | float,
-    operands: tuple[Any, Any] | None,
-    *,
-    loss: Loss,
-    numerics: Numerics,
-    activation: Activation = relu,
-) -> tuple[tuple[Layer, ...], Array]:
-    """Take one step as `step` does, without its checks.
-
-    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared,
-    as far as they are this worker's own samples.
-    """
-    settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
-    value, changes = differentiated(layers, x, y, operands, -learning_rate, **settings)
-    return _add(layers, changes, numerics), value
-
-
 def differentiated(
     layers: Sequence[Layer],
     x: Array,
@@ -322,30 +302,85 @@ def differentiated(
     numerics: Numerics,
 ) -> tuple[Array, tuple[Layer, ...]]:
     """Compute the loss, and its gradients times a factor; the rest is as for `unchecked_step`."""
-    xp, team, n = array_namespace(x), numerics.team, x.shape[0]
+    team, n = numerics.team, x.shape[0]
     x = team.own(x)
     forth, back = operands or (x, x.T)
-    activations = _forward(layers, x, forth, activation, numerics, xp)
+    first = numerics.matmul(forth, layers[0].weight)
+    return differentiated_from(
+        layers,
+        (x, first),
+        y,
+        back,
+        factor,
+        n,
+        loss=loss,
+        activation=activation,
+        numerics=numerics,
+    )[:2]
+
+
+def differentiated_from(
+    layers: Sequence[Layer],
+    begun: tuple[Any, Array],
+    y: Array,
+    operand: Any,
+    factor: Array | float | None,
+    n: int,
+    *,
+    loss: Loss,
+    activation: Activation,
+    numerics: Numerics,
+) -> tuple[Array, tuple[Layer, ...], Array]:
+    """Compute as `differentiated` from x and its product with the first weight on.
+
+    The first weight's gradient is the product of `operand` and what else is returned: that of the
+    first pre-activation. Nothing else asks for x or the first weight.
+    """
+    team = numerics.team
+    activations = _forward(layers, *begun, activation, numerics)
     # The loss may be any function of all predictions, so every worker computes all of it.
     value, gradient = loss(team.whole(activations[-1], n), y, numerics=numerics)
     gradient = team.own(gradient)
     if factor is not None:
         gradient = numerics.multiply(gradient, factor)
-    return value, _backward(layers, activations, back, gradient, n, activation, numerics)[0]
+    return value, *_backward(layers, activations, operand, gradient, n, activation, numerics)
+
+
+def unchecked_step(
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    learning_rate: Array | float,
+    operands: tuple[Any, Any] | None,
+    *,
+    loss: Loss,
+    numerics: Numerics,
+    activation: Activation = relu,
+    differentiate: Callable[..., tuple[Array, tuple[Layer, ...]]] = differentiated,
+) -> tuple[tuple[Layer, ...], Array]:
+    """Take one step as `step` does, without its checks.
+
+    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared,
+    as far as they are this worker's own samples. What stands in for layers and x in another form of
+    training brings its own `differentiate`.
+    """
+    settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
+    value, changes = differentiate(layers, x, y, operands, -learning_rate, **settings)
+    return _add(layers, changes, numerics), value
 
 
 def _forward(
     layers: Sequence[Layer],
-    x: Array,
-    operand: Any,
+    x: Any,
+    first: Array,
     activation: Activation,
     numerics: Numerics,
-    xp: Any,
 ) -> tuple[Array, ...]:
-    """Compute the activations; `operand` is x, prepared or not."""
+    """Compute the activations from x and its product with the first weight."""
+    xp = array_namespace(first)
     activations = [x]
     for i, (weight, bias) in enumerate(layers):
-        a = numerics.matmul(operand if i == 0 else activations[i], weight)
+        a = numerics.matmul(activations[i], weight) if i > 0 else first
         if bias is not None:
             # Told by its shape, since JAX can be told to refuse what it must guess.
             a = numerics.add(a, xp.reshape(bias, (1, -1)))

@@ -462,8 +462,13 @@ def _clipped(
 
 def sum_of_squares(a: Array, numerics: Numerics) -> Array:
     """Sum the squares of all elements, first of each column."""
+    return sum_of_products(a, a, numerics)
+
+
+def sum_of_products(a: Array, b: Array, numerics: Numerics) -> Array:
+    """Sum the products of all elements, first of each column."""
     xp = array_namespace(a)
-    squares = numerics.multiply(a, a)
+    products = numerics.multiply(a, b)
     if a.ndim == 2:
-        squares = numerics.sum(squares, axis=0)
-    return cast(Array, xp.reshape(numerics.sum(xp.reshape(squares, (1, -1)), axis=1), ()))
+        products = numerics.sum(products, axis=0)
+    return cast(Array, xp.reshape(numerics.sum(xp.reshape(products, (1, -1)), axis=1), ()))

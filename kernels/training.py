@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
@@ -22,6 +22,7 @@ from ._network_checks import check_input, check_layers
 from ._optimized import Scalars, optimized_step, row
 from ._typing import Array, Compiler, Repeater
 from .activations import Activation, check_activation, relu
+from .dual import Samples, differentiated, parts, squares_of, use_dual
 from .layer import Layer
 from .losses import (
     Loss,
@@ -33,7 +34,7 @@ from .losses import (
     unchecked,
     weighted,
 )
-from .minibatches import batches_of, take
+from .minibatches import Batches, batches_of, take
 from .network import unchecked_step
 from .numerics import NATIVE, Exact, Numerics
 from .optimizers import SGD, Adam, AdamState, SGDState, check_optimizer, check_state, rule_of
@@ -80,6 +81,7 @@ def fit(
     activation: Activation = relu,
     l2: float = 0.0,
     sample_weight: Array | None = None,
+    dual: bool | Literal["auto"] = "auto",
     numerics: Numerics = NATIVE,
     compile: Compiler | None = None,
     check_compiler: bool = True,
@@ -112,7 +114,8 @@ def fit(
         batches that one longer `fit` would have taken.
     state
         Of the optimizer, from the result of that first `fit`: then both end on the bits of the
-        longer one. It counts the steps for schedules and corrections of bias.
+        longer one, unless it is trained in dual form. It counts the steps for schedules and
+        corrections of bias.
     loss
         `squared_error`, `softmax_cross_entropy`, `logistic_cross_entropy`, `poisson`, or another
         function `(prediction, target, *, numerics) -> (value, gradient)`.
@@ -123,6 +126,13 @@ def fit(
     sample_weight
         How much each sample counts, of shape (n,) and the dtype of x; an integer is as good as so
         many copies of the sample. A loss of your own gets it as an argument of that name.
+    dual
+        Whether the first layer is trained in the space of the samples, of which a step of n samples
+        takes n * n numbers for each unit instead of 2 * n * n_in: the same algebra, rounded
+        otherwise; `kernels.dual` says how. It needs `kernels.SGD` without max_norm, and one worker.
+        With "auto" it is if all of that is so, numerics are native, and all products together take
+        at most half as many multiplications. With exact numerics it is only if asked for, and then
+        has bits of its own, the same on every library; `start` must then be a multiple of 256.
     numerics
         What products and sums are.
     compile
@@ -147,8 +157,9 @@ def fit(
     ------
     ValueError
         If shapes or devices do not fit, targets or weights are out of range, not exactly one of
-        steps and epochs or of optimizer and learning_rate is given, a number is out of range, or
-        `start` goes on with an optimizer that has a state, which is not given.
+        steps and epochs or of optimizer and learning_rate is given, a number is out of range,
+        `start` goes on with an optimizer that has a state, which is not given, or the dual form is
+        asked for where it cannot be.
     TypeError
         If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed; if the
         state is another optimizer's.
@@ -174,6 +185,7 @@ def fit(
     batches = batches_of(
         x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size, seed=seed, start=start
     )
+    in_dual = use_dual(dual, optimizer, numerics, layers, batches)
     before, slots = _begin(optimizer, layers, state, batches.start)
     check_targets(loss, y, layers[-1].weight.shape[1])
     # torch takes no samples of most unsigned integers.
@@ -187,65 +199,137 @@ def fit(
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):
             try_compiler(compile, xp, placement(x).get("device"))
-    # The one input that never changes: all samples as one batch.
-    operands = None
-    if batch_size is None:
-        own = numerics.team.own(x)
-        operands = numerics.left(own), numerics.left(own.T, samples=x.shape[0])
-    fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
     # Of gradient descent alone, which multiplies the small gradient of the loss by the rate.
     plain = optimizer.is_plain and l2 == 0.0
+    fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
     if not plain:
         fixed |= {"optimizer": rule_of(optimizer), "l2": l2}
-    function: Callable[..., Any] = unchecked_step if plain else optimized_step
-    settings: dict[str, Any] = {"loss": checked(loss), **fixed}
+    if in_dual:
+        fixed |= {"differentiate": differentiated} | ({} if plain else {"squares": squares_of})
     scalars = Scalars(optimizer, before, layers[0].weight, numerics, plain)
-    trained: Any = tuple(layers) if plain else (tuple(layers), slots)
-    losses: list[Array] = []
-    taken = 0
+    steps_of_fit = _Steps(scalars, loss, fixed, targets, compile, progress, batches.start)
+    trained, losses = (tuple(layers), slots), []
+    if in_dual:
+        samples = Samples.of(x, batches, plain=plain, l2=l2 > 0.0, numerics=numerics)
+        for part in parts(batches):
+            held, constants = samples.begin(*trained)
+            held, values = steps_of_fit.take(part, samples.chosen(part), constants, held)
+            trained = samples.end(*held, *trained)
+            losses.append(values)
+            if values.shape[0] < part.steps:
+                break
+    else:
+        # The one input that never changes: all samples as one batch.
+        operands = None
+        if batch_size is None:
+            own = numerics.team.own(x)
+            operands = numerics.left(own), numerics.left(own.T, samples=x.shape[0])
+        trained, values = steps_of_fit.take(batches, x, operands, trained)
+        losses.append(values)
+    new, arrays = trained
+    values = losses[0] if len(losses) == 1 else xp.concat(losses)
+    kind = SGDState if isinstance(optimizer, SGD) else AdamState
+    return Fit(new, values, kind(before + values.shape[0], *arrays))
 
-    def result(values: Array) -> Fit:
-        new, arrays = (trained, slots) if plain else trained
-        kind = SGDState if isinstance(optimizer, SGD) else AdamState
-        return Fit(new, values, kind(before + values.shape[0], *arrays))
 
-    numbers = scalars.of(0, compiled=compile is not None)
-    if progress is None and isinstance(compile, Repeater):
-        for run in batches.runs(x, compile):
-            more = {"step": function, "size": run.size, "table": scalars.change}
+class _Steps(NamedTuple):
+    """How the steps of a `fit` are taken, whose arguments most of these are.
+
+    Attributes
+    ----------
+    scalars
+        The numbers of each step.
+    loss
+        Unchecked as it came.
+    fixed
+        Other settings of what takes a step.
+    targets
+        y, maybe with the weights of the samples.
+    compile, progress
+        As they came.
+    start
+        The number of the first of all steps.
+    """
+
+    scalars: Scalars
+    loss: Loss
+    fixed: dict[str, Any]
+    targets: Any
+    compile: Compiler | None
+    progress: Callable[[int, Array], object] | None
+    start: int
+
+    def take(
+        self, batches: Batches, x: Any, operands: Any, trained: tuple[Any, tuple[Any, ...]]
+    ) -> tuple[tuple[Any, tuple[Any, ...]], Array]:
+        """Take the steps of some batches; return what was trained, and the losses.
+
+        In the dual form something else stands for the samples and for the layers. There are fewer
+        losses than batches if `progress` ended it.
+        """
+        plain, (layers, slots) = self.scalars.plain, trained
+        whole = isinstance(self.compile, Repeater) and self.progress is None
+        take = self._in_runs if whole else self._one_by_one
+        now, losses = take(batches, x, operands, layers if plain else trained)
+        return (now, slots) if plain else now, losses
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        return unchecked_step if self.scalars.plain else optimized_step
+
+    def _in_runs(self, batches: Batches, x: Any, operands: Any, trained: Any) -> tuple[Any, Array]:
+        """Take those of each run by one call."""
+        compile: Any = self.compile
+        scalars, settings = self.scalars, {"loss": checked(self.loss), **self.fixed}
+        numbers, losses = scalars.of(0, compiled=True), []
+        taken = batches.start - self.start
+        for run in batches.runs(scalars.like, compile):
+            more = {"step": self._function, "size": run.size, "table": scalars.change}
             take_steps = compiled(compile.repeat, _step_in_run, **more, **settings)
             for done, now in scalars.parts(run.steps):
                 begun: tuple[Any, ...] = trained, run.first + done * run.size
                 if scalars.change:
                     begun, numbers = (*begun, 0), scalars.table(taken + done, now)
                 (trained, *_), values = take_steps(
-                    now, begun, x, targets, run.order, numbers, operands
+                    now, begun, x, self.targets, run.order, numbers, operands
                 )
                 losses.append(values)
             taken += run.steps
-        return result(xp.concat(losses))
+        return trained, array_namespace(values).concat(losses)
 
-    take_step: Callable[..., Any] = partial(function, **settings)
-    take_rare, size = take_step, batches.size or batches.n
-    if compile is not None:
-        take_step = compiled(compile, function, **settings)
-    # Counted from the first of all steps, so that a run in parts computes what one in one does.
-    rare = _RARE * -(-batches.n // size) if getattr(compile, "costly", False) else 0
-    for step, (x_batch, y_batch) in enumerate(batches.of(x, targets, compile), batches.start):
-        if scalars.change:
-            numbers = scalars.of(len(losses), compiled=compile is not None)
-        take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
-        trained, value = take_now(trained, x_batch, y_batch, numbers, operands)
-        losses.append(value)
-        if progress is not None:
-            try:
-                progress(len(losses), value)
-            except StopIteration:
-                break
-        if compile is None and len(losses) == 1:
-            # Other batches are like the first, and need no checks.
-            take_step = partial(function, loss=unchecked(loss), **fixed)
-    return result(xp.stack(losses))
+    def _one_by_one(
+        self, batches: Batches, x: Any, operands: Any, trained: Any
+    ) -> tuple[Any, Array]:
+        """Take each by a call, and report it."""
+        compile, scalars, progress = self.compile, self.scalars, self.progress
+        settings = {"loss": checked(self.loss), **self.fixed}
+        take_step: Callable[..., Any] = partial(self._function, **settings)
+        take_rare, size = take_step, batches.size or 0
+        if compile is not None:
+            take_step = compiled(compile, self._function, **settings)
+        rare = 0
+        if size > 0 and getattr(compile, "costly", False):
+            # Counted from the first of all steps, so that a run in parts computes what one in one
+            # does.
+            rare = _RARE * -(-batches.n // size)
+        numbers, losses = scalars.of(0, compiled=compile is not None), list[Array]()
+        taken = batches.start - self.start
+        given = batches.of(x, self.targets, compile)
+        for step, (x_batch, y_batch) in enumerate(given, batches.start):
+            if scalars.change:
+                numbers = scalars.of(taken + len(losses), compiled=compile is not None)
+            take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
+            trained, value = take_now(trained, x_batch, y_batch, numbers, operands)
+            losses.append(value)
+            if progress is not None:
+                try:
+                    progress(taken + len(losses), value)
+                except StopIteration:
+                    break
+            if compile is None and len(losses) == 1:
+                # Other batches are like the first, and need no checks.
+                take_step = partial(self._function, loss=unchecked(self.loss), **self.fixed)
+        return trained, array_namespace(value).stack(losses)
 
 
 def _begin(

@@ -22,6 +22,7 @@ __all__ = [
     "split",
     "tall",
     "tutorial",
+    "tutorial_dual",
     "tutorial_momentum",
 ]
 
@@ -67,7 +68,7 @@ class Problem(NamedTuple):
         Of a user's own data.
     optimizer
         What takes the place of the learning rate, if anything does.
-    activation, l2, sample_weight
+    activation, l2, sample_weight, dual
         Arguments of `kernels.fit`.
     """
 
@@ -86,6 +87,7 @@ class Problem(NamedTuple):
     activation: Activation = relu
     l2: float = 0.0
     sample_weight: Array | None = None
+    dual: bool = False
 
 
 def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) -> Problem:
@@ -129,6 +131,11 @@ def tutorial_momentum(*, like: Array) -> Problem:
     """Make the tutorial's problem with momentum 0.9 and a rate that falls along a cosine."""
     optimizer = SGD(cosine(1e-7, steps=500), momentum=0.9)
     return tutorial(like=like)._replace(name="tutorial-momentum", optimizer=optimizer)
+
+
+def tutorial_dual(*, like: Array) -> Problem:
+    """Make the tutorial's problem, trained in dual form."""
+    return tutorial(like=like)._replace(name="tutorial-dual", dual=True)
 
 
 def tall(*, like: Array) -> Problem:

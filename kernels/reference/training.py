@@ -15,7 +15,15 @@ from ..digest import digest
 from ..layer import Layer
 from ..numerics import EXACT, Numerics
 from ..training import Fit, fit
-from .problems import Problem, digits, digits_adam, tall, tutorial, tutorial_momentum
+from .problems import (
+    Problem,
+    digits,
+    digits_adam,
+    tall,
+    tutorial,
+    tutorial_dual,
+    tutorial_momentum,
+)
 
 if TYPE_CHECKING:
     from backends import Backend
@@ -32,7 +40,7 @@ __all__ = [
     "train",
 ]
 
-PROBLEMS = ("tutorial", "digits", "tall", "tutorial-momentum", "digits-adam")
+PROBLEMS = ("tutorial", "digits", "tall", "tutorial-momentum", "digits-adam", "tutorial-dual")
 
 # Steps after which there are digests. The first tells a difference in the data from one in
 # arithmetic.
@@ -66,7 +74,12 @@ def checkpoints(backend: Backend, *, compiled: bool, steps: int | None = None) -
 
 def make(problem: str, backend: Backend, dtype: str) -> Problem:
     """Make one of `PROBLEMS` on a backend."""
-    drawn = {"tutorial": tutorial, "tall": tall, "tutorial-momentum": tutorial_momentum}
+    drawn = {
+        "tutorial": tutorial,
+        "tall": tall,
+        "tutorial-momentum": tutorial_momentum,
+        "tutorial-dual": tutorial_dual,
+    }
     if problem in drawn:
         return drawn[problem](like=backend.asarray([0.0], dtype))
     of_digits = digits_adam if problem == "digits-adam" else digits
@@ -85,6 +98,9 @@ def train(
     trained = None
     digests, seconds = {0: digest(problem.layers)}, math.nan
     for start, stop in pairwise(checkpoints):
+        if problem.dual:
+            # It goes on to the same bits only from few steps.
+            trained, start = None, 0
         started = time.perf_counter()
         trained = _fit(problem, backend, numerics, compiled, trained, start, stop)
         backend.synchronize(trained.layers)
@@ -134,7 +150,10 @@ def _trajectory(
     trained = None
     yield problem.layers
     for start in range(steps):
-        trained = _fit(problem, backend, numerics, compiled, trained, start, start + 1)
+        if problem.dual:
+            trained = _fit(problem, backend, numerics, compiled, None, 0, start + 1)
+        else:
+            trained = _fit(problem, backend, numerics, compiled, trained, start, start + 1)
         yield trained.layers
 
 
@@ -163,7 +182,7 @@ def _fit(
 
 def method_of(problem: Problem) -> dict[str, Any]:
     """Give the arguments of `fit` that say how a problem is trained."""
-    names = ("optimizer", "batch_size", "loss", "activation", "l2", "sample_weight")
+    names = ("optimizer", "batch_size", "loss", "activation", "l2", "sample_weight", "dual")
     method = {name: getattr(problem, name) for name in names}
     rate = problem.learning_rate if problem.optimizer is None else None
     return method | {"learning_rate": rate}

@@ -60,13 +60,13 @@ def test_every_run_is_the_same(run):
     out, err = run("--backend", "numpy")
     assert err == ""
     assert out.isprintable() or set(out) - {"\n"} == set(filter(str.isprintable, out))
-    assert "All 10 exact runs gave the committed digests." in out
+    assert "All 12 exact runs gave the committed digests." in out
     for by_dtype in reference.committed().values():
         for digests in by_dtype.values():
             assert f"{digests[500][:12]}  same" in out
     exact, native = out.split("native numerics")
     assert exact.startswith("exact numerics")
-    assert native.count("reference") == 10
+    assert native.count("reference") == 12
 
 
 @pytest.mark.usefixtures("short")
@@ -75,7 +75,7 @@ def test_json(run):
     out, err = run("--backend", "numpy", "--backend", "array-api-strict", "--json")
     rows = json.loads(out)
     assert err == ""
-    assert len(rows) == 40
+    assert len(rows) == 48
     assert {row["result"] for row in rows if row["numerics"] == "exact"} == {"same"}
     assert {len(row["digest"]) for row in rows} == {64}
     assert all(row["seconds_per_step"] > 0 for row in rows)
@@ -118,8 +118,8 @@ def test_a_library_that_fails(run, bent):
 
     bent(lambda _: asarray)
     out, err = run("--backend", "bent", "--backend", "numpy", status=1)
-    assert err.count("failed: RuntimeError: out of order\n") == 10
-    assert out.split("native")[0].count("  same\n") == 10
+    assert err.count("failed: RuntimeError: out of order\n") == 12
+    assert out.split("native")[0].count("  same\n") == 12
 
 
 @pytest.mark.usefixtures("short")
@@ -127,7 +127,7 @@ def test_native_numerics_do_not_pass_for_exact(run, monkeypatch):
     """What is verified are the exact numerics, not that training works."""
     monkeypatch.setitem(verify.NUMERICS, "exact", NATIVE)
     _, err = run("--backend", "numpy", status=1)
-    assert err.count("different after step 1") == 10
+    assert err.count("different after step 1") == 12
 
 
 def test_backend_that_is_not_known(run):

@@ -219,6 +219,8 @@ def fit_timed(
             loss=problem.loss,
             sample_weight=problem.sample_weight,
             numerics=NUMERICS[settings.numerics],
+            # Which ends on other bits where it is resumed.
+            dual=False,
             compile=place.compile if settings.compile else None,
             progress=progress,
         )
