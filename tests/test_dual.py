@@ -84,7 +84,8 @@ def test_exact_bits_are_those_of_numpy(asarray, backend, dtype, batch_size):
         kernels.fit(*problem(make, dtype), dual=True, **settings) for make in (asarray, np.asarray)
     )
     assert kernels.digest(here.layers) == kernels.digest(numpy.layers)
-    assert kernels.digest(here.state.velocity) == kernels.digest(numpy.state.velocity)
+    for slots in zip(here.state.velocity, numpy.state.velocity, strict=True):
+        assert len({kernels.digest([slot]) for slot in slots}) == 1
     np.testing.assert_array_equal(fetch(here.losses), numpy.losses, strict=True)
 
 
