@@ -38,7 +38,15 @@ CUDA, LARGE, ENGINES = (
     [name for name, known in BACKENDS.items() if known.get(what)]
     for what in ("cuda", "large", "engine")
 )
-DOCS_PACKAGES = ("furo", "myst-parser", "numpydoc", "sphinx", "sphinx-copybutton", "sphinx-gallery")
+DOCS_PACKAGES = (
+    "furo",
+    "myst-parser",
+    "numpydoc",
+    "sphinx",
+    "sphinx-copybutton",
+    "sphinx-gallery",
+    "chemotools",
+)
 CHECKS = ("cli", "doctests", "docs", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
