@@ -9,7 +9,7 @@ from kernels import Array, random
 from kernels.layer import init
 from kernels.losses import squared_error
 from kernels.optimizers import Adam
-from kernels.reference.problems import Problem, digits, tutorial
+from kernels.reference.problems import Problem, digits, tutorial, tutorial_dual
 
 __all__ = ["CASES", "Case", "generated", "sizes_of"]
 
@@ -81,10 +81,20 @@ def _generated_case(name: str, batch: int, sizes: Sequence[int], steps: int) -> 
     return Case(make, steps)
 
 
+def _dual(case: Case) -> Case:
+    def make(asarray: AsArray, dtype: str) -> Problem:
+        return case.make(asarray, dtype)._replace(dual=True)
+
+    return case._replace(make=make)
+
+
 CASES = {
     "tutorial": Case(lambda asarray, dtype: tutorial(like=asarray([0.0], dtype)), 30),
     "wide": _generated_case("wide", 1024, (1024, 1024, 1024, 128), 5),
     "deep": _generated_case("deep", 256, (512,) * 7 + (10,), 10),
+    # In dual form, with steps enough for what is done once in 256.
+    "tutorial-dual": Case(lambda asarray, dtype: tutorial_dual(like=asarray([0.0], dtype)), 256),
+    "features": _dual(_generated_case("features", 100, (20_000, 100, 1), 256)),
     # Two epochs of 23 batches, the last of which is smaller.
     "digits": Case(lambda asarray, dtype: digits(asarray=asarray, dtype=dtype), 46),
     "tutorial-adam": Case(

@@ -204,6 +204,7 @@ def _time(
                 # So small a rate that no size diverges: NaN can take another time.
                 learning_rate=1e-12,
                 steps=_STEPS,
+                dual=False,
                 numerics=BENCH_NUMERICS[name],
                 compile=place.compile if compiled else None,
             )

@@ -107,6 +107,8 @@ def test_cases_train(asarray, dtype, name):
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     shapes = {
         "tutorial": (64, (1000, 100, 10)),
+        "tutorial-dual": (64, (1000, 100, 10)),
+        "features": (100, (20_000, 100, 1)),
         "wide": (1024, (1024, 1024, 1024, 128)),
         "deep": (256, (512, 512, 512, 512, 512, 512, 512, 10)),
         "digits": (1438, (64, 100, 10)),
