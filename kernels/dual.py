@@ -217,11 +217,10 @@ def differentiated(
     """Compute the loss, and the gradients of what `Samples.begin` gives, times a factor."""
     network, others = _divided(layers, factor is not None)
     first, kernel = network[0].weight, operands.kernel
-    n, xp = first.shape[0], array_namespace(first)
-    terms = n
+    n = terms = first.shape[0]
     if chosen is not None:
-        first, terms = xp.take(first, chosen, axis=0), chosen.shape[0]
-        kernel = xp.take(kernel, chosen, axis=1)
+        xp, terms = array_namespace(first), chosen.shape[0]
+        first, kernel = xp.take(first, chosen, axis=0), xp.take(kernel, chosen, axis=1)
     value, changes, gradient = differentiated_from(
         network,
         (None, first),
@@ -235,8 +234,11 @@ def differentiated(
     )
     if chosen is not None:
         gradient = _spread(gradient, chosen, n)
-    fixed = (Layer(xp.zeros_like(scales.weight)) for scales in others[1:])
-    return value, (*changes, Layer(gradient), *fixed)
+    if factor is not None:
+        return value, (*changes, Layer(gradient))
+    scales = others[1].weight
+    fixed = Layer(array_namespace(scales).zeros_like(scales))
+    return value, (*changes, Layer(gradient), fixed)
 
 
 def squares_of(layers: Sequence[Layer], operands: Constants, numerics: Numerics) -> Iterator[Array]:

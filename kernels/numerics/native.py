@@ -37,6 +37,11 @@ class Native:
         terms: Sequence[tuple[Array, Array, bool]],
         n: int,  # noqa: ARG002
     ) -> list[tuple[Array, Array | None]]:
+        if self.team is ALONE:
+            return [
+                (self.matmul(left, right), self.sum(right, axis=0) if summed else None)
+                for left, right, summed in terms
+            ]
         sums = (
             total
             for left, right, summed in terms
