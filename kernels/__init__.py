@@ -1,10 +1,17 @@
 """One neural-network training kernel for every array library of the Array API standard."""
 
-from . import activations, random, schedules
+from . import activations, lbfgs, random, schedules
 from ._typing import Array, Compiler
 from .digest import digest
 from .layer import Layer, init
-from .losses import Loss, logistic_cross_entropy, poisson, softmax_cross_entropy, squared_error
+from .losses import (
+    Loss,
+    half_squared_error,
+    logistic_cross_entropy,
+    poisson,
+    softmax_cross_entropy,
+    squared_error,
+)
 from .network import backward, backward_to_input, forward, step, update
 from .numerics import EXACT, NATIVE, Exact, Numerics
 from .optimizers import SGD, Adam, AdamState, SGDState
@@ -33,7 +40,9 @@ __all__ = [
     "digest",
     "fit",
     "forward",
+    "half_squared_error",
     "init",
+    "lbfgs",
     "load",
     "logistic_cross_entropy",
     "poisson",

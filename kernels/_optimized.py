@@ -16,7 +16,7 @@ from .network import differentiated
 from .numerics import Numerics
 from .optimizers import SGD, Adam, sum_of_squares
 
-__all__ = ["Scalars", "optimized_step", "row"]
+__all__ = ["Scalars", "optimized_step", "penalized", "row", "squares_of"]
 
 # Rows of a table: one size, so that what is compiled for one run of steps serves for any.
 _ROWS = 256
@@ -51,13 +51,26 @@ def optimized_step(
     settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
     value, gradients = differentiate(layers, x, y, operands, None, **settings)
     if l2 > 0.0:
-        for total in squares(layers, operands, numerics):
-            value = numerics.add(value, numerics.multiply(total, l2 / 2.0))
-        gradients = tuple(
-            Layer(numerics.add(gradient.weight, numerics.multiply(layer.weight, l2)), gradient.bias)
-            for gradient, layer in zip(gradients, layers, strict=True)
-        )
+        totals = squares(layers, operands, numerics)
+        value, gradients = penalized(layers, totals, value, gradients, l2, numerics)
     return optimizer.change(layers, gradients, slots, numbers, numerics), value
+
+
+def penalized(
+    layers: Sequence[Layer],
+    squares: Iterable[Array],
+    value: Array,
+    gradients: Sequence[Layer],
+    l2: float,
+    numerics: Numerics,
+) -> tuple[Array, tuple[Layer, ...]]:
+    """Add l2 / 2 times the sums of squared weights to a loss, and what follows to its gradients."""
+    for total in squares:
+        value = numerics.add(value, numerics.multiply(total, l2 / 2.0))
+    return value, tuple(
+        Layer(numerics.add(gradient.weight, numerics.multiply(layer.weight, l2)), gradient.bias)
+        for gradient, layer in zip(gradients, layers, strict=True)
+    )
 
 
 class Scalars(NamedTuple):

@@ -19,6 +19,7 @@ from .numerics.exact import MAX_K as _MOST_TERMS
 
 __all__ = [
     "Loss",
+    "half_squared_error",
     "logistic_cross_entropy",
     "poisson",
     "softmax_cross_entropy",
@@ -70,6 +71,53 @@ def squared_error(
     check_shape("target", target, tuple(prediction.shape))
     _check_weight(sample_weight, prediction)
     return _squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
+
+
+def half_squared_error(
+    prediction: Array,
+    target: Array,
+    *,
+    sample_weight: Array | None = None,
+    numerics: Numerics = NATIVE,
+) -> tuple[Array, Array]:
+    """Compute half the squared error of a sample, in the mean: scikit-learn's loss of regression.
+
+    value = mean over samples of sum((prediction - target)**2) / 2;
+    gradient = (prediction - target) / n.
+
+    Parameters
+    ----------
+    prediction, target
+        Shape (n, n_out), of one dtype.
+    sample_weight
+        Shape (n,) and that dtype; the mean is then the weighted one.
+    numerics
+        What products and sums are.
+
+    Returns
+    -------
+    The value as a 0-d array, and the gradient of shape (n, n_out).
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices differ, or there are no samples.
+    TypeError
+        If libraries or dtypes differ, or the dtype is not real floating.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = half_squared_error(np.asarray([[1.0], [2.0]]), np.asarray([[0.0], [4.0]]))
+    >>> float(value), gradient.tolist()
+    (1.25, [[0.5], [-1.0]])
+    """
+    _check_prediction("the prediction", prediction)
+    check_samples("target", target, "the prediction", prediction)
+    check_alike("target", target, "the prediction", prediction)
+    check_shape("target", target, tuple(prediction.shape))
+    _check_weight(sample_weight, prediction)
+    return _half_squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
 
 
 def softmax_cross_entropy(
@@ -310,6 +358,18 @@ def _squared_error(
     return _dot(scaled, difference, numerics), 2.0 * scaled
 
 
+def _half_squared_error(
+    prediction: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
+) -> tuple[Array, Array]:
+    difference = numerics.subtract(prediction, target)
+    factor = _share(prediction, sample_weight, numerics)
+    scaled = difference
+    if sample_weight is not None:
+        scaled = numerics.multiply(difference, _column(sample_weight))
+    gradient = numerics.multiply(scaled, factor)
+    return numerics.multiply(_dot(gradient, difference, numerics), 0.5), gradient
+
+
 def _softmax_cross_entropy(
     logits: Array, target: Array, *, sample_weight: Array | None = None, numerics: Numerics
 ) -> tuple[Array, Array]:
@@ -421,6 +481,7 @@ def _dot(a: Array, b: Array, numerics: Numerics) -> Array:
 # Each loss, and the same without its checks.
 _OWN: tuple[tuple[Loss, Loss], ...] = (
     (squared_error, _squared_error),
+    (half_squared_error, _half_squared_error),
     (softmax_cross_entropy, _softmax_cross_entropy),
     (logistic_cross_entropy, _logistic_cross_entropy),
     (poisson, _poisson),

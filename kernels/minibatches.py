@@ -51,6 +51,8 @@ class Batches(NamedTuple):
         Samples in a batch; None for all, as they are.
     seed, start, steps
         Of the order, how many batches were taken before, and how many are.
+    shuffle
+        Whether every epoch has an order of its own.
     """
 
     n: int
@@ -58,6 +60,7 @@ class Batches(NamedTuple):
     seed: int
     start: int
     steps: int
+    shuffle: bool
 
     def of(self, x: Array, y: Any, compile: Compiler | None) -> Iterator[tuple[Array, Any]]:
         """Take one batch after the other."""
@@ -82,7 +85,7 @@ class Batches(NamedTuple):
         now, end = self.start, self.start + self.steps
         while now < end:
             epoch, batch = divmod(now, full + (rest > 0))
-            order = _order(self.n, self.seed, epoch, like, compile)
+            order = self._order(epoch, like, compile)
             steps = min(full - batch, end - now)
             if steps > 0:
                 yield Run(order, batch * size, size, steps)
@@ -90,6 +93,12 @@ class Batches(NamedTuple):
             if rest > 0 and now < end:
                 yield Run(order, full * size, rest, 1)
                 now += 1
+
+    def _order(self, epoch: int, like: Array, compile: Compiler | None) -> Array:
+        if self.shuffle:
+            return _order(self.n, self.seed, epoch, like, compile)
+        xp = array_namespace(like)
+        return cast(Array, xp.arange(self.n, dtype=xp.int32, **placement(like)))
 
 
 def batches_of(
@@ -100,6 +109,7 @@ def batches_of(
     batch_size: int | None = None,
     seed: int = 0,
     start: int = 0,
+    shuffle: bool = True,
 ) -> Batches:
     """Check what decides the batches of a `fit` over n samples, whose arguments the others are.
 
@@ -113,7 +123,7 @@ def batches_of(
     seed, start = to_seed(seed), to_integer("start", start)
     if start < 0:
         raise ValueError(f"expected start of 0 or more, got {start}")
-    return Batches(n, size, seed, start, total)
+    return Batches(n, size, seed, start, total, shuffle)
 
 
 def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:

@@ -75,6 +75,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    shuffle: bool = True,
     start: int = 0,
     state: SGDState | AdamState | None = None,
     loss: Loss = squared_error,
@@ -109,6 +110,8 @@ def fit(
         Samples in a batch; all of them if None.
     seed
         Of the order of the samples, in [0, 2**64).
+    shuffle
+        Whether every epoch takes the samples in a new order, or in the one that they have.
     start
         How many steps were taken before: a second `fit` that starts where a first ended takes the
         batches that one longer `fit` would have taken.
@@ -183,7 +186,13 @@ def fit(
     optimizer, l2 = check_optimizer(optimizer, learning_rate), to_real("l2", l2, least=0.0)
     xp = array_namespace(x)
     batches = batches_of(
-        x.shape[0], steps=steps, epochs=epochs, batch_size=batch_size, seed=seed, start=start
+        x.shape[0],
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        start=start,
+        shuffle=shuffle,
     )
     in_dual = use_dual(dual, optimizer, numerics, layers, batches)
     before, slots = _begin(optimizer, layers, state, batches.start)

@@ -62,7 +62,9 @@ def imports(path):
 MATHEMATICS = sorted(
     path
     for path in KERNELS.rglob("*.py")
-    if not {"cli", "reference", "conformance"}.intersection(path.relative_to(KERNELS).parts)
+    if not {"cli", "estimators", "reference", "conformance"}.intersection(
+        path.relative_to(KERNELS).parts
+    )
     and path.name != "__main__.py"
 )
 
@@ -135,7 +137,7 @@ IMPORTS = {name: own_imports(name, path) for name, path in MODULES.items()}
 ROOMS = (
     ("kernels",),
     ("backends",),
-    ("kernels.reference", "kernels.conformance"),
+    ("kernels.estimators", "kernels.reference", "kernels.conformance"),
     ("kernels.cli", "kernels.__main__"),
     ("benchmarks",),
 )
