@@ -47,7 +47,7 @@ DOCS_PACKAGES = (
     "sphinx-gallery",
     "chemotools",
 )
-CHECKS = ("cli", "doctests", "docs", "lint", "types", "package")
+CHECKS = ("cli", "estimators", "doctests", "docs", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
     "github-workflows": ".github/workflows/*.yml",
@@ -58,15 +58,17 @@ SCHEMAS = {
 # Tests of the command line, which needs more than a backend.
 CLI_TESTS = "tests/cli"
 BENCHMARK_TESTS = "tests/benchmarks"
+# Those of the estimators, which need scikit-learn and some libraries at once.
+ESTIMATOR_TESTS = "tests/estimators"
 SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
 # What each library is tested with through the command line.
 OF_LIBRARIES = ("test_checkpoint.py", "test_cli.py")
 IGNORED_BY_ENGINES = tuple(
     f"--ignore={path}"
-    for path in (*sorted(Path(CLI_TESTS).glob("test_*.py")), BENCHMARK_TESTS)
-    if path == BENCHMARK_TESTS or path.name not in OF_LIBRARIES
+    for path in (*sorted(Path(CLI_TESTS).glob("test_*.py")), BENCHMARK_TESTS, ESTIMATOR_TESTS)
+    if isinstance(path, str) or path.name not in OF_LIBRARIES
 )
-IGNORED = tuple(f"--ignore={path}" for path in (CLI_TESTS, BENCHMARK_TESTS))
+IGNORED = tuple(f"--ignore={path}" for path in (CLI_TESTS, BENCHMARK_TESTS, ESTIMATOR_TESTS))
 RESULTS = Path(".nox") / "results"
 SESSIONS = RESULTS / "sessions.json"
 TABLE_BEGIN, TABLE_END = "<!-- nox -s support: begin -->\n", "<!-- nox -s support: end -->"
@@ -198,6 +200,17 @@ def cli(session: nox.Session) -> None:
     install(session, "-e", ".[bench,array-api-strict,ndonnx]", *PYTEST)
     selected = ("--backend", "numpy", CLI_TESTS, *SMOKE)
     pytest(session, "cli", *TWO_AT_A_TIME, *selected, *session.posargs)
+
+
+@nox.session
+@timed
+def estimators(session: nox.Session) -> None:
+    """Test the estimators, with scikit-learn's own tests of its perceptrons among others."""
+    install(
+        session, "-e", ".[estimators,torch,jax,array-api-strict]", *PYTEST, "pandas", "polars"
+    )
+    selected = ("--backend", "numpy", ESTIMATOR_TESTS)
+    pytest(session, "estimators", *TWO_AT_A_TIME, *selected, *session.posargs)
 
 
 @nox.session

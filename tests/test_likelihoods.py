@@ -12,6 +12,7 @@ LOSSES = {
     loss.__name__: loss
     for loss in (
         kernels.squared_error,
+        kernels.half_squared_error,
         kernels.softmax_cross_entropy,
         kernels.logistic_cross_entropy,
         kernels.poisson,
@@ -27,6 +28,7 @@ def case(name, dtype):
     prediction = rng.normal(size=(N, OUT)) * 3.0
     target = {
         "squared_error": rng.normal(size=(N, OUT)),
+        "half_squared_error": rng.normal(size=(N, OUT)),
         "softmax_cross_entropy": rng.integers(OUT, size=N).astype("int32"),
         "logistic_cross_entropy": rng.uniform(size=(N, OUT)),
         "poisson": rng.integers(4, size=(N, OUT)).astype("float64"),
@@ -41,6 +43,8 @@ def place(asarray, a, dtype):
 def oracle(name, z, y):
     """Compute the loss and its gradient in float64."""
     z, y = z.astype("float64"), y.astype("float64")
+    if name == "half_squared_error":
+        return np.sum((z - y) ** 2) / 2 / N, (z - y) / N
     if name == "poisson":
         return np.sum(np.exp(z) - y * z) / N, (np.exp(z) - y) / N
     value = np.sum(np.logaddexp(z, 0.0) - y * z) / N
@@ -48,7 +52,7 @@ def oracle(name, z, y):
 
 
 @both
-@pytest.mark.parametrize("name", ["logistic_cross_entropy", "poisson"])
+@pytest.mark.parametrize("name", ["half_squared_error", "logistic_cross_entropy", "poisson"])
 def test_values_and_gradients(asarray, dtype, name, numerics):
     z, y = case(name, dtype)
     placed = asarray(z, dtype)
