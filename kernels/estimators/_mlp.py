@@ -344,6 +344,8 @@ class MultilayerPerceptron(BaseEstimator):
             "batch_size": size,
             "seed": seed,
             "shuffle": self.shuffle,
+            # An epoch is too short for the other form to gain.
+            "dual": False,
         }
         optimizer = self._optimizer()
         state: Any = optimizer.init(layers)

@@ -18,12 +18,12 @@ def blocks(page, language):
 
 
 # Those for one library run with that library, in tests/test_autograd.py, test_workers.py and
-# test_tutorial.py, and those with prompts as doctests.
+# test_tutorial.py, that of the estimators with these, and those with prompts as doctests.
 PROGRAMS = {
     program: f"{name}-{i}"
     for name, page in PAGES.items()
     for i, program in enumerate(blocks(page, "python"))
-    if not re.search(r"from backends|import torch|>>>", program)
+    if not re.search(r"from backends|import torch|kernels.estimators|>>>", program)
 }
 # The commands of a block run in one folder, one after the other. Those of an engine run in
 # tests/test_workers.py, with that engine.

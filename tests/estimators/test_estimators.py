@@ -3,7 +3,11 @@
 import importlib
 import inspect
 import pickle
+import re
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -342,3 +346,17 @@ def test_scores_are_scikit_learns():
         np.testing.assert_allclose(accuracy(a, b, w), expected, rtol=1e-14)
     flat = np.ones((3, 1))
     assert (r2(flat, flat), r2(flat, 2.0 * flat)) == (1.0, 0.0)
+
+
+def test_the_program_of_the_page(tmp_path):
+    """One digest on NumPy and torch, and it is the one that the page shows."""
+    page = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", path], capture_output=True, text=True, check=True
+    )
+    _, first, _, second = done.stdout.split()
+    assert first == second
+    assert program.endswith(f"  # {first}\n")
