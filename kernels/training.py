@@ -194,9 +194,9 @@ def fit(
         start=start,
         shuffle=shuffle,
     )
-    in_dual = use_dual(dual, optimizer, numerics, layers, batches)
     before, slots = _begin(optimizer, layers, state, batches.start)
     check_targets(loss, y, layers[-1].weight.shape[1])
+    in_dual = use_dual(dual, optimizer, numerics, layers, batches)
     # torch takes no samples of most unsigned integers.
     classes = loss in (softmax_cross_entropy, logistic_cross_entropy)
     targets: Any = to_signed(y) if classes and "uint" in str(y.dtype) else y
