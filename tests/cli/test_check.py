@@ -479,7 +479,7 @@ def test_report_in_sentences(mylib, run):
     assert "stack: expected float64[2], got nothing: there is no such function.\n" in out
     assert "First seen in training, float64: xp.stack([float64[], float64[]]).\n" in out
     assert "\n    import mylib as xp\n" in out
-    assert err == "mylib: 3 of 14 parts did not pass\n"
+    assert err == "mylib: 5 of 16 parts did not pass\n"
 
 
 def test_a_slow_library_is_heard_of(mylib, run, monkeypatch):

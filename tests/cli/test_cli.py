@@ -141,7 +141,7 @@ def test_report_is_of_the_run(report, tmp_path):
 
     problem = tutorial(like=np.zeros(0), seed=7)
     layers, losses, _ = kernels.fit(
-        problem.layers, problem.x, problem.y, learning_rate=1e-6, steps=3, seed=7
+        problem.layers, problem.x, problem.y, learning_rate=1e-6, steps=3, seed=7, dual=False
     )
     assert got["digest"] == kernels.digest(layers)
     assert got["losses"] == [[i + 1, loss] for i, loss in enumerate(losses.tolist())]
