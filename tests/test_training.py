@@ -111,6 +111,16 @@ def test_minibatches_are_the_documented_loop(asarray, xp, dtype, loss, batch_siz
 
 
 @float32
+def test_samples_in_their_own_order(asarray, dtype):
+    """With shuffle=False, in every epoch."""
+    layers, x, y = data(asarray, dtype)
+    batches = [(x[i : i + 4, ...], y[i : i + 4, ...]) for i in range(0, N, 4)]
+    expected = by_hand(layers, x, y, [*batches, *batches], learning_rate=0.01)
+    fit = kernels.fit(layers, x, y, learning_rate=0.01, epochs=2, batch_size=4, shuffle=False)
+    assert_fit_is(fit, *expected)
+
+
+@float32
 def test_steps_end_in_the_middle_of_an_epoch(asarray, xp, dtype):
     layers, x, y = data(asarray, dtype)
     batches = itertools.islice(minibatches(xp, x, y, 4, epochs=3, seed=0), 5)
