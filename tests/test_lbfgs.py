@@ -39,7 +39,7 @@ def valley(x):
 @pytest.mark.parametrize("numerics", [NATIVE, EXACT], ids=["native", "exact"])
 def test_least_squares(asarray, dtype, numerics):
     function, x = squares(asarray, dtype, numerics)
-    found = minimize(function, x, numerics=numerics, value_tolerance=0.0)
+    found = minimize(function, x, numerics=numerics, value_tolerance=0.0, max_steps=100)
     assert_alike(found.x, x)
     error = {"float32": 1e-3, "float64": 1e-7}[dtype]
     np.testing.assert_allclose(fetch(found.x), SOLUTION, rtol=0.0, atol=error)
