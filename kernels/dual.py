@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from array_api_compat import array_namespace
 
 from ._host import placement
-from ._typing import Array
+from ._typing import Array, Compiler
 from .activations import Activation
 from .layer import Layer
 from .losses import Loss
@@ -144,13 +144,19 @@ class Samples(NamedTuple):
 
 
 def use_dual(
-    dual: Any, optimizer: SGD | Adam, numerics: Numerics, layers: Sequence[Layer], batches: Batches
+    dual: Any,
+    optimizer: SGD | Adam,
+    numerics: Numerics,
+    layers: Sequence[Layer],
+    batches: Batches,
+    compile: Compiler | None = None,
 ) -> bool:
     """Decide on the form, as `fit` says; raise if it was asked for and cannot be had."""
     if dual not in (True, False, "auto"):
         raise ValueError(f"expected dual of 'auto', True or False, got {dual!r}")
     linear = isinstance(optimizer, SGD) and optimizer.max_norm is None
-    alone = numerics.team == ALONE
+    splits = getattr(compile, "splits", False)
+    alone = numerics.team == ALONE and not splits
     if dual == "auto":
         fits = linear and alone and isinstance(numerics, Native)
         return fits and 2 * _dual_count(layers, batches) <= _primal_count(layers, batches)
@@ -160,7 +166,8 @@ def use_dual(
             f"max_norm, got {optimizer}"
         )
     if dual and not alone:
-        raise ValueError(f"expected one worker for dual=True, got the team {numerics.team}")
+        got = "a compiler that splits batches" if splits else f"the team {numerics.team}"
+        raise ValueError(f"expected one worker for dual=True, got {got}")
     if dual and not isinstance(numerics, Native) and batches.start % PERIOD != 0:
         raise ValueError(
             f"expected start of a multiple of {PERIOD} for dual=True with numerics that are not "

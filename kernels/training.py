@@ -148,6 +148,8 @@ def fit(
         `(state, *constants) -> (state, loss)`: `(count, state, *constants) -> (state, losses)`.
         If it has an attribute `costly` that is true, as that of the backend torch:cpu, the smaller
         batch that ends each of the first hundred epochs is computed uncompiled.
+        If it has an attribute `splits` that is true, as those of workers of JAX and Dask, it
+        divides each batch, and takes steps of the primal form alone.
     check_compiler
         Whether exact numerics try the compiler first, once in a process, with
         `kernels.numerics.check_compiler`: 0.1 s with JAX, 1 s with torch where it has cached
@@ -196,7 +198,7 @@ def fit(
     )
     before, slots = _begin(optimizer, layers, state, batches.start)
     check_targets(loss, y, layers[-1].weight.shape[1])
-    in_dual = use_dual(dual, optimizer, numerics, layers, batches)
+    in_dual = use_dual(dual, optimizer, numerics, layers, batches, compile)
     # torch takes no samples of most unsigned integers.
     classes = loss in (softmax_cross_entropy, logistic_cross_entropy)
     targets: Any = to_signed(y) if classes and "uint" in str(y.dtype) else y

@@ -192,8 +192,17 @@ def test_auto_is_the_cheaper_form():
     assert not use_dual("auto", sgd, replace(NATIVE, team=Others()), layers, batches)
     assert not use_dual("auto", Adam(1e-4), NATIVE, layers, batches)
     assert not use_dual("auto", SGD(1e-4, max_norm=1.0), NATIVE, layers, batches)
+    assert not use_dual("auto", sgd, NATIVE, layers, batches, splitting)
     wide = kernels.init((300, 8, 4000, 4), like=x)
     assert not use_dual("auto", sgd, NATIVE, wide, batches)
+
+
+def splitting(function):
+    """A compiler of more than one worker."""
+    return function
+
+
+splitting.splits = True
 
 
 @dataclass(frozen=True)
@@ -211,8 +220,12 @@ class Others(Alone):
             {"optimizer": SGD(1.0), "numerics": replace(EXACT, team=Others())},
             r"expected one worker for dual=True, got the team Others\(\)",
         ),
+        (
+            {"compile": splitting},
+            "expected one worker for dual=True, got a compiler that splits batches",
+        ),
     ],
-    ids=["value", "Adam", "max_norm", "workers"],
+    ids=["value", "Adam", "max_norm", "workers", "split"],
 )
 def test_what_cannot_be_trained_in_dual_form(arguments, match):
     """It is said before anything is computed."""

@@ -460,7 +460,8 @@ def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size)
     layers, x, y = data(asarray, "float32")
     # An epoch is two batches and a smaller one.
     x, y = x[:5, :], y[:5, :]
-    arguments = {"learning_rate": 0.001, "numerics": numerics, "batch_size": batch_size}
+    how = {"numerics": numerics, "batch_size": batch_size, "dual": False}
+    arguments = {"learning_rate": 0.001, **how}
     loss, compilations = counted
 
     def fit(steps, compile=backend.compile, **more):

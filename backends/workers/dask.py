@@ -125,6 +125,7 @@ def join(
         def compile(function: Callable[..., Any]) -> Callable[..., Any]:
             return compile_step(function, cluster, shard)
 
+        compile.splits = True  # type: ignore[attr-defined]
         backend = place._replace(asarray=asarray, compile=compile)
         try:
             yield Workers(backend, shard, lambda numerics: numerics, compile, count, first=True)

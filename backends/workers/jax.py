@@ -55,6 +55,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         compiled: Callable[..., Any] = jax.jit(_split_batches(function, shard))
         return compiled
 
+    compile.splits = True  # type: ignore[attr-defined]
     backend = place._replace(device=whole, asarray=asarray, compile=compile)
     yield Workers(backend, lambda a: a, lambda numerics: numerics, compile, count, first=True)
 
