@@ -31,6 +31,8 @@ nitpick_ignore_regex = [
     ("py:class", r"(Any|Callable|Sequence|AbstractContextManager|PathLike.*)"),
     # Types that have no page.
     ("py:class", r"(.*\.)?(Array|Operand|Half)"),
+    # Attributes of estimators, which their classes describe.
+    ("py:obj", r"\w+_"),
 ]
 myst_heading_anchors = 3
 
@@ -69,9 +71,9 @@ html_theme_options = {
 
 
 def without_fields(*event: Any) -> bool:
-    """Leave out the fields of a NamedTuple, which the class describes itself."""
-    _app, _what, _name, member, skip, _options = event
-    return skip or type(member).__name__ == "_tuplegetter"
+    """Leave out fields of a NamedTuple, which the class describes, and what scikit-learn adds."""
+    _app, _what, name, member, skip, _options = event
+    return skip or type(member).__name__ == "_tuplegetter" or name.endswith("_request")
 
 
 def find_public(app: Any, env: Any, node: Any, text: Any) -> Any:
