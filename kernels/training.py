@@ -224,10 +224,10 @@ def fit(
         samples = Samples.of(x, batches, plain=plain, l2=l2 > 0.0, numerics=numerics)
         for part in parts(batches):
             held, constants = samples.begin(*trained)
-            held, values = steps_of_fit.take(part, samples.chosen(part), constants, held)
+            held, values, ended = steps_of_fit.take(part, samples.chosen(part), constants, held)
             trained = samples.end(*held, *trained)
             losses.append(values)
-            if values.shape[0] < part.steps:
+            if ended:
                 break
     else:
         # The one input that never changes: all samples as one batch.
@@ -235,7 +235,7 @@ def fit(
         if batch_size is None:
             own = numerics.team.own(x)
             operands = numerics.left(own), numerics.left(own.T, samples=x.shape[0])
-        trained, values = steps_of_fit.take(batches, x, operands, trained)
+        trained, values, _ = steps_of_fit.take(batches, x, operands, trained)
         losses.append(values)
     new, arrays = trained
     values = losses[0] if len(losses) == 1 else xp.concat(losses)
@@ -272,23 +272,25 @@ class _Steps(NamedTuple):
 
     def take(
         self, batches: Batches, x: Any, operands: Any, trained: tuple[Any, tuple[Any, ...]]
-    ) -> tuple[tuple[Any, tuple[Any, ...]], Array]:
-        """Take the steps of some batches; return what was trained, and the losses.
+    ) -> tuple[tuple[Any, tuple[Any, ...]], Array, bool]:
+        """Take the steps of some batches.
 
-        In the dual form something else stands for the samples and for the layers. There are fewer
-        losses than batches if `progress` ended it.
+        Return what was trained, the losses, and whether `progress` ended it. In the dual form
+        something else stands for the samples and for the layers.
         """
         plain, (layers, slots) = self.scalars.plain, trained
         whole = isinstance(self.compile, Repeater) and self.progress is None
         take = self._in_runs if whole else self._one_by_one
-        now, losses = take(batches, x, operands, layers if plain else trained)
-        return (now, slots) if plain else now, losses
+        now, losses, ended = take(batches, x, operands, layers if plain else trained)
+        return (now, slots) if plain else now, losses, ended
 
     @property
     def _function(self) -> Callable[..., Any]:
         return unchecked_step if self.scalars.plain else optimized_step
 
-    def _in_runs(self, batches: Batches, x: Any, operands: Any, trained: Any) -> tuple[Any, Array]:
+    def _in_runs(
+        self, batches: Batches, x: Any, operands: Any, trained: Any
+    ) -> tuple[Any, Array, bool]:
         """Take those of each run by one call."""
         compile: Any = self.compile
         scalars, settings = self.scalars, {"loss": checked(self.loss), **self.fixed}
@@ -306,11 +308,11 @@ class _Steps(NamedTuple):
                 )
                 losses.append(values)
             taken += run.steps
-        return trained, array_namespace(values).concat(losses)
+        return trained, array_namespace(values).concat(losses), False
 
     def _one_by_one(
         self, batches: Batches, x: Any, operands: Any, trained: Any
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, bool]:
         """Take each by a call, and report it."""
         compile, scalars, progress = self.compile, self.scalars, self.progress
         settings = {"loss": checked(self.loss), **self.fixed}
@@ -324,7 +326,7 @@ class _Steps(NamedTuple):
             # does.
             rare = _RARE * -(-batches.n // size)
         numbers, losses = scalars.of(0, compiled=compile is not None), list[Array]()
-        taken = batches.start - self.start
+        taken, ended = batches.start - self.start, False
         given = batches.of(x, self.targets, compile)
         for step, (x_batch, y_batch) in enumerate(given, batches.start):
             if scalars.change:
@@ -336,11 +338,12 @@ class _Steps(NamedTuple):
                 try:
                     progress(taken + len(losses), value)
                 except StopIteration:
+                    ended = True
                     break
             if compile is None and len(losses) == 1:
                 # Other batches are like the first, and need no checks.
                 take_step = partial(self._function, loss=unchecked(self.loss), **self.fixed)
-        return trained, array_namespace(value).stack(losses)
+        return trained, array_namespace(value).stack(losses), ended
 
 
 def _begin(

@@ -132,23 +132,24 @@ def test_exact_runs_do_not_go_on_from_other_steps():
         kernels.fit(layers, x, y, learning_rate=1.0, steps=1, start=10, dual=True, numerics=EXACT)
 
 
-def test_progress_counts_all_steps_and_may_end_it():
-    """Periods are seen by nobody."""
+@pytest.mark.parametrize("last", [PERIOD, PERIOD + 2])
+def test_progress_counts_all_steps_and_may_end_it(last):
+    """Periods are seen by nobody, also where one ends."""
     layers, x, y = problem(np.asarray, "float64", (13, 4))
     seen = []
 
     def progress(done, value):
         seen.append((done, value))
-        if done == PERIOD + 2:
+        if done == last:
             raise StopIteration
 
     settings = {"dual": True, **METHODS["all"]}
     ended = kernels.fit(layers, x, y, steps=3 * PERIOD, progress=progress, **settings)
-    whole = kernels.fit(layers, x, y, steps=PERIOD + 2, **settings)
-    assert [done for done, _ in seen] == [*range(1, PERIOD + 3)]
+    whole = kernels.fit(layers, x, y, steps=last, **settings)
+    assert [done for done, _ in seen] == [*range(1, last + 1)]
     assert [value for _, value in seen] == ended.losses.tolist() == whole.losses.tolist()
     assert_networks_identical(ended.layers, whole.layers)
-    assert ended.state.steps == PERIOD + 2
+    assert ended.state.steps == last
 
 
 def test_periods():
