@@ -112,11 +112,7 @@ def half_squared_error(
     >>> float(value), gradient.tolist()
     (1.25, [[0.5], [-1.0]])
     """
-    _check_prediction("the prediction", prediction)
-    check_samples("target", target, "the prediction", prediction)
-    check_alike("target", target, "the prediction", prediction)
-    check_shape("target", target, tuple(prediction.shape))
-    _check_weight(sample_weight, prediction)
+    _check_numbers(prediction, target, sample_weight)
     return _half_squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -272,11 +268,7 @@ def poisson(
     >>> float(value), gradient.tolist()
     (1.0, [[-1.0], [0.0]])
     """
-    _check_prediction("the prediction", logarithm)
-    check_samples("target", target, "the prediction", logarithm)
-    check_alike("target", target, "the prediction", logarithm)
-    check_shape("target", target, tuple(logarithm.shape))
-    _check_weight(sample_weight, logarithm)
+    _check_numbers(logarithm, target, sample_weight)
     return _poisson(logarithm, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -438,6 +430,15 @@ def _share(like: Array, sample_weight: Array | None, numerics: Numerics) -> Arra
 
 def _column(sample_weight: Array) -> Array:
     return cast(Array, array_namespace(sample_weight).reshape(sample_weight, (-1, 1)))
+
+
+def _check_numbers(prediction: Array, target: Array, sample_weight: Array | None) -> None:
+    """Check targets that are numbers like the predictions, of one sample or more."""
+    _check_prediction("the prediction", prediction)
+    check_samples("target", target, "the prediction", prediction)
+    check_alike("target", target, "the prediction", prediction)
+    check_shape("target", target, tuple(prediction.shape))
+    _check_weight(sample_weight, prediction)
 
 
 def _check_weight(sample_weight: Array | None, prediction: Array) -> None:
