@@ -21,8 +21,9 @@ __all__ = ["Minimum", "minimize"]
 
 # The conditions of Wolfe, as L-BFGS-B takes them, and how many points of a line it tries.
 _DECREASE, _CURVATURE, _MOST_POINTS = 1e-3, 0.9, 20
-# How much of an interval remains on either side of the next point, and how far beyond the last.
-_MARGIN, _FURTHER = 0.1, 4.0
+# How many times as far as the last the next point is at least and at most, as MINPACK-2's dcsrch
+# has it, and how much of an interval remains on either side of a point in it.
+_LEAST, _MOST, _MARGIN = 1.1, 4.0, 0.1
 
 
 class Minimum(NamedTuple):
@@ -117,6 +118,7 @@ def minimize(
     References
     ----------
     Nocedal, Wright 2006, "Numerical Optimization", 2nd edition, chapters 3 and 7.
+    Moré, Thuente 1994, "Line search algorithms with guaranteed sufficient decrease", ACM TOMS 20.
     Chen, Wang, Zhou 2014, "Large-scale L-BFGS using MapReduce", NIPS.
 
     Examples
@@ -254,7 +256,7 @@ def _search(
 def _further(here: _Point, low: _Point) -> float:
     """Go where the slopes say that the minimum is, but not too far."""
     bend = low.slope - here.slope
-    least, most = 1.1 * low.size, _FURTHER * low.size
+    least, most = _LEAST * low.size, _MOST * low.size
     size = low.size * (-here.slope / bend) if bend > 0.0 else most
     return min(max(size, least), most)
 

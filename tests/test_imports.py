@@ -76,6 +76,11 @@ def test_mathematics_imports_no_array_library(path):
     assert third_party <= allowed
 
 
+def test_estimators_import_no_array_library_but_scikit_learns():
+    files = sorted((KERNELS / "estimators").glob("*.py"))
+    assert set().union(*map(imports, files)) & LIBRARIES == {"numpy"}
+
+
 def test_every_file_of_the_mathematics_is_scanned():
     names = {path.name for path in MATHEMATICS}
     assert {
