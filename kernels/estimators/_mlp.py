@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from math import fsum, inf, nan, sqrt
+from math import fsum, gcd, inf, nan, sqrt
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,9 +27,11 @@ from .._host import dtype_name, placement
 from .._typing import Array
 from ..activations import Activation
 from ..digest import digest
+from ..dual import PERIOD, use_dual
 from ..layer import Layer
 from ..lbfgs import minimize
 from ..losses import Loss, check_targets, unchecked, weighted
+from ..minibatches import batches_of
 from ..network import forward
 from ..numerics import EXACT, NATIVE, Exact, Numerics
 from ..optimizers import SGD, Adam
@@ -107,6 +109,7 @@ class MultilayerPerceptron(BaseEstimator):
         "backend": [str, None],
         "dtype": [StrOptions({"float32", "float64"}), None],
         "compile": ["boolean"],
+        "dual": [StrOptions({"auto"}), "boolean"],
     }
 
     # How many were taken before, which decides the order of the samples in the next.
@@ -158,6 +161,12 @@ class MultilayerPerceptron(BaseEstimator):
     def _activation(self) -> Activation:
         return _ACTIVATIONS[self.activation]
 
+    @property
+    def _may_be_dual(self) -> bool:
+        """Whether many epochs are one `fit`, which looks at no weights and changes no rate."""
+        alike = self.solver == "sgd" and self.learning_rate == "constant"
+        return alike and not self.early_stopping
+
     def _output(self, layers: tuple[Layer, ...], x: Array) -> Array:
         """Predict with the activation of the last layer."""
         n = self._numerics
@@ -190,6 +199,12 @@ class MultilayerPerceptron(BaseEstimator):
         hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
         if any(size <= 0 for size in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        if self.dual is True and not self._may_be_dual:
+            raise ValueError(
+                "expected solver='sgd', learning_rate='constant' and early_stopping=False for "
+                f"dual=True, got solver={self.solver!r}, learning_rate={self.learning_rate!r} and "
+                f"early_stopping={self.early_stopping}"
+            )
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         place = place_of(X, self.backend)
         X, y = validate_data(
@@ -341,11 +356,10 @@ class MultilayerPerceptron(BaseEstimator):
             "sample_weight": data.weight,
             "numerics": self._numerics,
             "compile": place.compiler(data.x) if self.compile else None,
-            "batch_size": size,
+            # All samples need no order.
+            "batch_size": size if size < n else None,
             "seed": seed,
             "shuffle": self.shuffle,
-            # An epoch is too short for the other form to gain.
-            "dual": False,
         }
         optimizer = self._optimizer()
         state: Any = optimizer.init(layers)
@@ -355,49 +369,79 @@ class MultilayerPerceptron(BaseEstimator):
             self._rate = float(self.learning_rate_init)
         least, best = self._least_loss(data, self._numerics), layers
         last = [size] * (n // size) + [n % size] * (n % size > 0)
-        self.n_iter_ = 0
+        # An epoch alone is too short for the dual form to gain, so a run is of whole periods.
+        run = min(PERIOD // gcd(PERIOD, batches), self.max_iter)
+        settings["dual"] = not incremental and self._takes_dual(layers, n, run, settings)
+        run = run if settings["dual"] else 1
+        ended, of_epoch = False, list[Array]()
+
+        def end_epoch(values: Any) -> None:
+            nonlocal best, ended
+            losses = zip(place.host(values).tolist(), last, strict=True)
+            self._epochs, self.n_iter_, self.t_ = self._epochs + 1, self.n_iter_ + 1, self.t_ + n
+            self.loss_ = _sum(value * count for value, count in losses) / n - least
+            self.loss_curve_.append(self.loss_)
+            if self.verbose:
+                print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
+            if held is not None:
+                best = self._look_at(place, layers, held, best)
+            else:
+                self._compare(self.loss_, self.best_loss_ - self.tol, above=True)
+                self.best_loss_ = min(self.best_loss_, self.loss_)
+            if self.solver == "sgd" and self.learning_rate == "invscaling":
+                self._rate = inverse(self.learning_rate_init, self.power_t)(self.t_)
+            ended = self._no_improvement_count > self.n_iter_no_change and self._stops()
+
+        def progress(_: int, value: Array) -> None:
+            of_epoch.append(value)
+            if len(of_epoch) == batches:
+                end_epoch(array_namespace(value).stack(of_epoch))
+                of_epoch.clear()
+            if ended:
+                raise StopIteration
+
+        self.n_iter_, epochs, kept = 0, 1 if incremental else self.max_iter, self._epochs
         try:
-            for _ in range(1 if incremental else self.max_iter):
+            while not ended and self.n_iter_ < epochs:
+                kept = self._epochs
                 layers, values, state = fit(
                     layers,
                     data.x,
                     data.y,
                     optimizer=replace(optimizer, learning_rate=self._rate),
-                    epochs=1,
+                    epochs=min(run, epochs - self.n_iter_),
                     start=self._epochs * batches,
                     state=state,
+                    progress=progress if run > 1 else None,
                     **settings,
                 )
-                losses = zip(place.host(values).tolist(), last, strict=True)
-                self._epochs, self.n_iter_, self.t_ = (
-                    self._epochs + 1,
-                    self.n_iter_ + 1,
-                    self.t_ + n,
+                if run == 1:
+                    end_epoch(values)
+            if not ended and not incremental:
+                warnings.warn(
+                    f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and "
+                    "the optimization hasn't converged yet.",
+                    ConvergenceWarning,
+                    stacklevel=4,
                 )
-                self.loss_ = _sum(value * count for value, count in losses) / n - least
-                self.loss_curve_.append(self.loss_)
-                if self.verbose:
-                    print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
-                if held is not None:
-                    best = self._look_at(place, layers, held, best)
-                else:
-                    self._compare(self.loss_, self.best_loss_ - self.tol, above=True)
-                    self.best_loss_ = min(self.best_loss_, self.loss_)
-                if self.solver == "sgd" and self.learning_rate == "invscaling":
-                    self._rate = inverse(self.learning_rate_init, self.power_t)(self.t_)
-                if self._no_improvement_count > self.n_iter_no_change and self._stops():
-                    break
-                if self.n_iter_ == self.max_iter and not incremental:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and "
-                        "the optimization hasn't converged yet.",
-                        ConvergenceWarning,
-                        stacklevel=4,
-                    )
         except KeyboardInterrupt:
+            lost = self._epochs - kept
+            self._epochs, self.n_iter_, self.t_ = kept, self.n_iter_ - lost, self.t_ - lost * n
+            del self.loss_curve_[len(self.loss_curve_) - lost :]
             warnings.warn("Training interrupted by user.", stacklevel=4)
         self._state = _mapped(state, place.back_layers)
         return layers if held is None else best
+
+    def _takes_dual(
+        self, layers: tuple[Layer, ...], n: int, epochs: int, settings: dict[str, Any]
+    ) -> bool:
+        """Decide on the form of runs of some epochs over n samples."""
+        if not self._may_be_dual:
+            return False
+        size, optimizer = settings["batch_size"], self._optimizer()
+        batches = batches_of(n, epochs=epochs, batch_size=size, seed=settings["seed"])
+        numerics, compile = settings["numerics"], settings["compile"]
+        return use_dual(self.dual, optimizer, numerics, layers, batches, compile)
 
     def _optimizer(self) -> SGD | Adam:
         """Make the optimizer of the parameters, but for its rate."""

@@ -48,6 +48,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         "float32" or "float64"; None is that of X.
     compile
         Whether the library's compiler is used.
+    dual
+        Whether `fit` trains in the dual form, where a step costs the same for any number of
+        features: True needs solver="sgd" with a constant rate and no early stopping, and "auto"
+        takes it as `kernels.fit` does, there and with native numerics alone.
 
     Attributes
     ----------
@@ -110,6 +114,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         backend: str | None = None,
         dtype: str | None = None,
         compile: bool = False,
+        dual: bool | str = "auto",
     ) -> None:
         keep(self, locals())
 

@@ -160,7 +160,8 @@ def test_parameters_attributes_and_methods_are_scikit_learns():
             name for name in inspect.signature(ours).parameters if name in theirs().get_params()
         ]
         assert {name: own[name] for name in theirs().get_params()} == theirs().get_params()
-        assert set(own) - set(theirs().get_params()) == {"numerics", "backend", "dtype", "compile"}
+        more = {"numerics", "backend", "dtype", "compile", "dual"}
+        assert set(own) - set(theirs().get_params()) == more
         for solver in SOLVERS:
             given = {"solver": solver, "max_iter": 2}
             fitted = [kind(**given).fit(X, LABELS) for kind in (theirs, ours)]
@@ -360,3 +361,88 @@ def test_the_program_of_the_page(tmp_path):
     _, first, _, second = done.stdout.split()
     assert first == second
     assert program.endswith(f"  # {first}\n")
+
+
+WIDE = RNG.normal(size=(12, 300)) / 16.0
+ABOVE = WIDE[:, :3].sum(axis=1)
+
+
+def wide(**parameters):
+    """Make a regressor for fewer samples than features."""
+    common = {
+        "solver": "sgd",
+        "hidden_layer_sizes": 8,
+        "random_state": 1,
+        "learning_rate_init": 0.1,
+    }
+    return MLPRegressor(**(common | {"tol": 0.0, "n_iter_no_change": 1000} | parameters))
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 5])
+def test_the_dual_form_ends_where_the_primal_one_does(batch_size):
+    # More than the 256 steps of a period.
+    dual, primal = (
+        wide(dual=dual, batch_size=batch_size, max_iter=300).fit(WIDE, ABOVE)
+        for dual in (True, False)
+    )
+    for own, expected in zip(dual.coefs_, primal.coefs_, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(dual.loss_curve_, primal.loss_curve_, rtol=1e-10)
+    assert dual.n_iter_ == primal.n_iter_ == len(dual.loss_curve_) == 300
+    assert dual.digest_ != primal.digest_
+
+
+def test_the_dual_form_is_taken_where_it_is_cheaper():
+    digests = {wide(dual=dual).fit(WIDE, ABOVE).digest_ for dual in ("auto", True)}
+    assert len(digests) == 1
+    for other in ({"solver": "adam"}, {"early_stopping": True}, {"numerics": "exact"}):
+        model, primal = (
+            wide(max_iter=2, dual=dual, **other).fit(WIDE, ABOVE) for dual in ("auto", False)
+        )
+        assert model.digest_ == primal.digest_
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_dual_form_has_one_digest_on_every_library(library):
+    model = wide(dual=True, numerics="exact", max_iter=3).fit(WIDE, ABOVE)
+    other = clone(model).set_params(backend=library).fit(WIDE, ABOVE)
+    assert other.digest_ == model.digest_
+    assert other.digest_ != clone(model).set_params(dual=False).fit(WIDE, ABOVE).digest_
+
+
+def test_the_dual_form_stops_where_the_primal_one_does():
+    for max_iter in (200, 600):
+        dual, primal = (
+            wide(dual=dual, tol=1e-3, n_iter_no_change=3, max_iter=max_iter).fit(WIDE, ABOVE)
+            for dual in (True, False)
+        )
+        assert dual.n_iter_ == primal.n_iter_ < max_iter
+        np.testing.assert_allclose(dual.coefs_[0], primal.coefs_[0], rtol=0, atol=1e-12)
+
+
+def test_ctrl_c_in_the_dual_form_keeps_the_whole_periods(monkeypatch):
+    whole = wide(dual=True, max_iter=256).fit(WIDE, ABOVE)
+    model = wide(dual=True, max_iter=600)
+    compare = MLPRegressor._compare
+
+    def interrupted(self, *arguments, **settings):
+        compare(self, *arguments, **settings)
+        if self.n_iter_ == 300:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPRegressor, "_compare", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(WIDE, ABOVE)
+    assert model.digest_ == whole.digest_
+    assert (model.n_iter_, len(model.loss_curve_), model.t_) == (256, 256, 256 * 12)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"solver": "adam"}, {"solver": "lbfgs"}, {"early_stopping": True}],
+    ids=lambda parameters: next(iter(parameters.values())),
+)
+def test_the_dual_form_is_refused_where_it_cannot_be(parameters):
+    expected = "expected solver='sgd', learning_rate='constant' and early_stopping=False for dual"
+    with pytest.raises(ValueError, match=expected):
+        wide(dual=True, **parameters).fit(WIDE, ABOVE)
