@@ -209,7 +209,8 @@ def cli(session: nox.Session) -> None:
 @timed
 def estimators(session: nox.Session) -> None:
     """Test the estimators, with scikit-learn's own tests of its perceptrons among others."""
-    install(session, "-e", ".[estimators,torch,jax,array-api-strict]", *PYTEST, "pandas", "polars")
+    others = ("pandas", "polars", "skops")
+    install(session, "-e", ".[estimators,torch,jax,array-api-strict]", *PYTEST, *others)
     selected = ("--backend", "numpy", ESTIMATOR_TESTS)
     pytest(session, "estimators", *TWO_AT_A_TIME, *selected, *session.posargs)
 

@@ -111,6 +111,18 @@ def test_copies_are_the_same_and_go_on_alike(tmp_path):
     assert not hasattr(clone(model), "coefs_")
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_files_of_skops(solver, tmp_path):
+    skops = pytest.importorskip("skops.io")
+    model = small(solver=solver).fit(X, LABELS)
+    skops.dump(model, tmp_path / "model.skops")
+    trusted = skops.get_untrusted_types(file=tmp_path / "model.skops")
+    assert {name.partition(".")[0] for name in trusted} == {"kernels"}
+    again = skops.load(tmp_path / "model.skops", trusted=trusted)
+    assert again.digest_ == model.digest_
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
 def test_partial_fits_are_the_epochs_of_one_fit():
     whole = small(tol=0.0).fit(X, LABELS)
     parts = small()
