@@ -104,8 +104,7 @@ def observe(team, engine):
     found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
     one = problem._replace(x=problem.x[:1, :], y=problem.y[:1, :], batch_size=None)
     found["one"] = digest_after(one, fit, STEPS_OF_SMALL, kernels.EXACT)
-    if engine != "dask":
-        found["adam"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT, **ADAM)
+    found["adam"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT, **ADAM)
     return found
 
 

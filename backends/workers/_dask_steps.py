@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from dask.core import flatten
 from distributed import Future
 
 from kernels import Array
-from kernels.layer import Layer
 
 from . import WorkerLost
 from ._phases import ANY, Key, Phase, Program, one, phases, pick, run
@@ -46,6 +45,22 @@ class Cluster(NamedTuple):
     addresses: list[str]
 
 
+class _Given(NamedTuple):
+    """What a step is given: what is trained, the numbers of the step, and x and y in parts."""
+
+    trained: list[Any]
+    numbers: list[Any]
+    batch: list[Any]
+
+    @property
+    def held(self) -> list[Any]:
+        return [*self.trained, *self.batch]
+
+    @property
+    def all(self) -> list[Any]:
+        return [*self.trained, *self.numbers, *self.batch]
+
+
 class _Step(NamedTuple):
     """A step on arrays of some shapes.
 
@@ -68,46 +83,51 @@ class _Step(NamedTuple):
 def compile_step(
     function: Callable[..., Any], cluster: Cluster, shard: Callable[[Array], Any]
 ) -> Callable[..., Any]:
-    """Make of (layers, x, y, rate, operands) -> (layers, loss) a function that runs it on workers.
+    """Make of (trained, x, y, numbers, operands) -> (trained, loss) one that runs it on workers.
 
-    `operands`, what `kernels.fit` prepared of a whole x, are not used: they are larger than x. Of a
-    function of one array what it returns is computed and kept.
+    What is trained, y and the numbers are arrays or tuples of such. `operands`, what `kernels.fit`
+    prepared of a whole x, are not used: they are larger than x. Of a function of one array what it
+    returns is computed and kept.
     """
     steps: dict[Any, _Step] = {}
-    kept: dict[Any, Any] = {}
+    rechunked: dict[Any, Any] = {}
     numbers = count(1)
     name = f"step-{uuid4().hex}"
 
-    def keep(key: Any, a: Any) -> Any:
-        if key not in kept:
-            kept[key] = persisted(a, cluster)
-        return kept[key]
+    def like_x(y: Any, x: Any) -> Any:
+        if y.chunks[0] == x.chunks[0]:
+            return y
+        # An x that is read has parts of its own.
+        key = y.name, x.chunks[0]
+        if key not in rechunked:
+            rechunked[key] = persisted(y.rechunk({0: x.chunks[0]}), cluster)
+        return rechunked[key]
 
     def call(first: Any, *batch: Any) -> Any:
         if not batch:
             return persisted(function(first), cluster)
-        x, y, rate = shard(batch[0]), shard(batch[1]), batch[2]
-        if y.chunks[0] != x.chunks[0]:
-            # An x that is read has parts of its own.
-            y = keep((y.name, x.chunks[0]), y.rechunk({0: x.chunks[0]}))
-        parameters = [a.rechunk(-1) for layer in first for a in layer if a is not None]
-        whole = (*(persisted(a, cluster) for a in parameters), keep(rate.name, rate))
-        arrays = [*whole, x, y]
+        x = shard(batch[0])
+        given = _Given(
+            [persisted(a.rechunk(-1), cluster) for a in _leaves(first)],
+            [_literal(a) for a in _leaves(batch[2])],
+            [x, *(like_x(shard(y), x) for y in _leaves(batch[1]))],
+        )
         # Tasks that read or compute what is not held are a part of the step.
-        kind = tuple((a.chunks, a.dtype, None if _is_held(a) else a.name) for a in arrays)
+        held = [(a.chunks, a.dtype, None if _is_held(a) else a.name) for a in given.held]
+        kind = *held, len(given.numbers)
         if kind not in steps:
-            steps[kind] = _trace(function, first, arrays, cluster)
+            steps[kind] = _trace(function, (first, batch[1], batch[2]), given, cluster)
         number = next(numbers)
-        *futures, loss = _submit(steps[kind], arrays, f"{name}-{number}", cluster)
+        *futures, loss = _submit(steps[kind], given, f"{name}-{number}", cluster)
         value = dask.array.from_array(_wait_for(loss, cluster), chunks=())
         if number % _STEPS_TO_REPEAT == 0:
-            parameters = [sent(_wait_for(future, cluster), cluster) for future in futures]
+            trained = [sent(_wait_for(future, cluster), cluster) for future in futures]
         else:
-            parameters = [
+            trained = [
                 _array({future.key: future}, like)
                 for future, like in zip(futures, steps[kind].results, strict=False)
             ]
-        return _layers(parameters, first), value
+        return _filled(first, iter(trained)), value
 
     return call
 
@@ -186,17 +206,30 @@ def _is_future(task: Any) -> bool:
     return isinstance(task, Future)
 
 
-def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: Cluster) -> _Step:
+def _trace(
+    function: Callable[..., Any], like: tuple[Any, Any, Any], given: _Given, cluster: Cluster
+) -> _Step:
     """Make the graph of a step, and send the programs that it comes to."""
-    *parameters, rate, x, y = arrays
+    x, *targets = given.batch
+    trained, y, numbers = (
+        _filled(tree, iter(leaves))
+        for tree, leaves in zip(like, (given.trained, targets, given.numbers), strict=True)
+    )
     # Reductions, also of two axes, put all parts together at once and not a few at a time.
     with dask.config.set(split_every=(x.numblocks[0] + 1) ** 2):
-        layers, loss = function(_layers(parameters, like), x, y, rate, None)
-    results = [*(a for layer in layers for a in layer if a is not None), loss]
-    graph = {key: task for a in results for key, task in a.dask.items() if not _is_future(task)}
-    parts: dict[Key, int | None] = dict.fromkeys(_inputs(arrays), ANY)
-    parts |= {key: None for a in (*parameters, rate) for key in _keys(a)}
-    for a in (x, y):
+        results = _leaves(function(trained, x, y, numbers, None))
+    parts: dict[Key, int | None] = dict.fromkeys(_inputs(given.all), ANY)
+    whole: dict[Key, int | None] = {
+        key: None for a in (*given.trained, *given.numbers) for key in _keys(a)
+    }
+    parts |= whole
+    graph = {
+        key: task
+        for a in results
+        for key, task in a.dask.items()
+        if key not in whole and not _is_future(task)
+    }
+    for a in given.batch:
         # The first block is a single sample, or all of them.
         parts |= {key: i or None for i, key in enumerate(_keys(a))}
     found = phases(graph, parts, [_keys(a)[0] for a in results])
@@ -209,20 +242,22 @@ def _trace(function: Callable[..., Any], like: Any, arrays: list[Any], cluster: 
     return _Step(list(parts), found, futures, results)
 
 
-def _submit(step: _Step, arrays: list[Any], name: str, cluster: Cluster) -> list[Any]:
+def _submit(step: _Step, given: _Given, name: str, cluster: Cluster) -> list[Any]:
     """Run a step on other arrays, and return the futures of its results."""
-    own = dict(zip(step.given, _inputs(arrays), strict=True))
+    own = dict(zip(step.given, _inputs(given.all), strict=True))
     graph: dict[Key, Any] = {future.key: future for future in step.programs}
-    for a in arrays:
+    for a in given.held:
         graph |= {key: task for key, task in a.dask.items() if _is_future(task)}
+    for a in given.numbers:
+        graph |= a.dask
     at: dict[Key, tuple[str, int]] = {}
     for i, (phase, program) in enumerate(zip(step.phases, step.programs, strict=True)):
         exchanged = [
             (f"exchange-{name}" if step.phases[j].exchanged else name, j) for j in phase.shared
         ]
-        given = [own[key] for key in phase.program.given]
+        keys = [own[key] for key in phase.program.given]
         whole = ((name, j) for j in phase.whole)
-        graph[name, i] = (_load_and_run, program.key, given, *whole, *exchanged)
+        graph[name, i] = (_load_and_run, program.key, keys, *whole, *exchanged)
         if phase.exchanged:
             graph[f"exchange-{name}", i] = (pick, (name, i), list(phase.exchanged))
         at |= dict.fromkeys(phase.program.wanted, (name, i))
@@ -283,7 +318,22 @@ def _array(graph: dict[Key, Any], like: Any) -> Any:
     return dask.array.Array(graph, name, like.chunks, dtype=like.dtype)
 
 
-def _layers(parameters: Sequence[Any], like: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Put parameters into layers like others."""
-    rest = iter(parameters)
-    return tuple(Layer(next(rest), None if bias is None else next(rest)) for _, bias in like)
+def _literal(a: Any) -> Any:
+    """Make an array of no axes, of whose graph there is no more than its number."""
+    value = a.compute(scheduler="synchronous")
+    return dask.array.Array({(a.name,): value}, a.name, (), dtype=a.dtype)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """List the arrays in tuples of tuples; None is none."""
+    if isinstance(tree, tuple):
+        return [leaf for part in tree for leaf in _leaves(part)]
+    return [] if tree is None else [tree]
+
+
+def _filled(tree: Any, leaves: Iterator[Any]) -> Any:
+    """Make a tree like another, with other arrays."""
+    if not isinstance(tree, tuple):
+        return None if tree is None else next(leaves)
+    parts = [_filled(part, leaves) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)

@@ -153,18 +153,6 @@ REFUSED = [
     (("--weight-decay", -1), "expected --weight-decay of 0 or more, got -1.0."),
     (("--l2", "nan"), "expected --l2 of 0 or more, got nan."),
     (("--max-norm", 0), "expected a positive --max-norm, got 0.0."),
-    (
-        ("--engine", "dask", "--loss", "poisson"),
-        "--engine dask trains by plain gradient descent with relu, got --loss poisson.",
-    ),
-    (
-        ("--engine", "dask", "--loss", "squared_error", "--nesterov", "--momentum", 0.5),
-        "--engine dask trains by plain gradient descent with relu, got --momentum 0.5.",
-    ),
-    (
-        ("--engine", "dask", "--activation", "tanh"),
-        "--engine dask trains by plain gradient descent with relu, got --activation tanh.",
-    ),
 ]
 
 

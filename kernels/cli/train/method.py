@@ -57,7 +57,7 @@ _NEEDS = {
 }
 
 
-def check_method(settings: Settings, engine: str | None) -> None:
+def check_method(settings: Settings) -> None:
     """Raise `CliError` unless these can be had, and together."""
     choose("--optimizer", settings.optimizer, _OPTIMIZERS)
     choose("--activation", settings.activation, _ACTIVATIONS)
@@ -85,14 +85,6 @@ def check_method(settings: Settings, engine: str | None) -> None:
         if not 0.0 <= settings.final <= 1.0 or (above and settings.final == 0.0):
             least = "above 0" if above else "from 0"
             raise CliError(f"expected --final {least} to 1, got {settings.final}")
-    if engine == "dask":
-        plain = {"loss": ("squared_error", "softmax_cross_entropy")}
-        for name in _FIELDS:
-            if getattr(settings, name) not in (getattr(_DEFAULT, name), *plain.get(name, ())):
-                raise CliError(
-                    f"--engine dask trains by plain gradient descent with relu, got "
-                    f"{_option(name)} {getattr(settings, name)}"
-                )
 
 
 def activation_of(settings: Settings) -> Activation:

@@ -62,7 +62,7 @@ def plan_of(options: Options) -> Plan:
     if options.every is not None and folder is None:
         raise CliError("--every needs --checkpoint DIR")
     settings = with_engine(settings, options)
-    check_method(settings, options.engine)
+    check_method(settings)
     _check_outputs(options, None if settings.data is None else Path(settings.data))
     return Plan(options, settings, _read_data(settings), before, folder)
 
