@@ -234,7 +234,8 @@ def record(session: nox.Session) -> None:
 @nox.session
 def hunt(session: nox.Session) -> None:
     """Look for wrong bits in random programs; `-- --minutes 60` says for how long."""
-    install(session, "-e", ".[torch,jax,array-api-strict,mlx,ndonnx]", "hypothesis", "psutil")
+    extras = "torch,jax,dask,array-api-strict,mlx,ndonnx,estimators"
+    install(session, "-e", f".[{extras}]", "hypothesis", "psutil")
     session.run("python", "-m", "tests.hunt", *session.posargs)
 
 

@@ -1,20 +1,26 @@
 """The hunter in tests/hunt finds what is planted, nothing else, and its oracle is right."""
 
 import math
+import re
 import time
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from array_api_compat import is_numpy_array
+from _team import Member, by_team
+from array_api_compat import array_namespace, is_numpy_array
 from hunt import hunter, libraries, oracle
 from hunt.hunter import TARGETS
 from hunt.libraries import Failed, Library, execute
 from hunt.programs import Line, Operand, Program
 
+import backends
 import kernels
-from kernels import Exact
+from kernels import Exact, dual
 
 # Nothing of it depends on the backend under test, and it needs a library besides NumPy.
 pytestmark = pytest.mark.library("array-api-strict")
@@ -26,7 +32,7 @@ class Here:
     def __init__(self):
         self.sources = []
 
-    def run(self, source, _):
+    def run(self, source, *_):
         self.sources.append(source)
         with warnings.catch_warnings(action="ignore"):
             try:
@@ -40,10 +46,11 @@ def target(name):
     return found
 
 
-def hunt(name, examples, seed=0):
+def hunt(name, examples, seed=0, library=None, **scope):
     """Try some programs on a library: what is found, and the sources."""
     chosen = target(name)._replace(examples=examples, shrinking=5.0)
-    library = Here()
+    chosen = chosen._replace(scope=chosen.scope._replace(**scope))
+    library = library or Here()
     end = time.monotonic() + 60
     return hunter._round(chosen, library, seed, end, set(), lambda _: None), library.sources
 
@@ -76,6 +83,82 @@ def test_a_planted_defect_is_found_and_made_small(monkeypatch):
     assert names["result"][-1].shape == names["a"].shape
     assert names["a"].size <= 7
     assert len(find.text.splitlines()) < 25
+
+
+def test_a_planted_defect_of_the_dual_form_is_found(monkeypatch):
+    """The rows of a batch's gradient one sample further on."""
+    right = dual._spread
+
+    def wrong(gradient, chosen, n):
+        rows = right(gradient, chosen, n)
+        return rows if is_numpy_array(rows) else array_namespace(rows).roll(rows, 1, axis=0)
+
+    scope = {"families": ("training",), **SMALL}
+    assert hunt("array-api-strict eager", 8, **scope)[0] is None
+    monkeypatch.setattr(dual, "_spread", wrong)
+    find, _ = hunt("array-api-strict eager", 200, **scope)
+    assert find.key[:3] == ("array-api-strict eager", "fit", "bits")
+    assert "dual=True" in find.text
+    assert "batch_size=None" not in find.text
+
+
+class Threads(Here):
+    """Workers that are threads of this process, and compute with NumPy."""
+
+    def run(self, source, _, workers):
+        self.sources.append(source)
+        joining = source.replace("workers.join(", "join(")
+
+        def work(member):
+            numerics = {"numerics": lambda n: replace(n, team=member), "shard": lambda a: a}
+            team = SimpleNamespace(backend=backends.get("numpy"), compile=None, **numerics)
+            names = {"__name__": "__main__", "join": lambda *_: nullcontext(team)}
+            exec(joining, names)
+            return names["result"]
+
+        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+            answers, _ = by_team(workers, "at the front", np, work)
+        return answers[0]
+
+
+SMALL = {"sizes": (1, 3, 7, 2), "classes": (3, 1)}
+
+
+def test_a_planted_defect_of_workers_is_found(monkeypatch):
+    """Of what is added over them one array is not, and nothing is found where all are."""
+    assert hunt("torch:cpu workers", 8, library=Threads(), **SMALL)[0] is None
+    right = Member.total
+
+    def wrong(self, arrays):
+        arrays = list(arrays)
+        return [*arrays[:1], *right(self, arrays[1:])]
+
+    monkeypatch.setattr(Member, "total", wrong)
+    find, _ = hunt("torch:cpu workers", 100, library=Threads(), **SMALL)
+    assert find.key[:3] == ("torch:cpu workers", "fit", "bits")
+    assert re.search(r'workers.join\("torch", [234]\)', find.text)
+    compile(find.text, "<found>", "exec")
+
+
+def test_workers_that_differ_are_told():
+    """Each of those of torch is a process, with what torchrun would tell it."""
+    source = (
+        "import os\n"
+        "from types import SimpleNamespace\n"
+        "backend = SimpleNamespace(to_numpy=lambda a: a)\n"
+        "result = [float(os.environ['{}'])]\n"
+    )
+    library = Library("torch:cpu", compiled=False, workers=2)
+    library.backend = "none"
+    try:
+        assert library.run(source.format("WORLD_SIZE"), 60.0, 2) == [2.0]
+        assert library.run(source.format("RANK"), 60.0, 1) == [0.0]
+        with pytest.raises(Failed, match="expected the same of all workers, got two results"):
+            library.run(source.format("RANK"), 60.0, 2)
+        with pytest.raises(Failed, match="the process ended with 3"):
+            library.run("import os\nif os.environ['RANK'] == '1': os._exit(3)", 60.0, 2)
+    finally:
+        library.close()
 
 
 def test_one_seed_gives_one_sequence_of_programs():

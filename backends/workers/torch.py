@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from subprocess import Popen
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import backends
@@ -59,9 +59,10 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         options = {"store": store, "rank": rank, "world_size": size}
     elif "RANK" not in os.environ:
         options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    left = Event()
     if "RANK" in os.environ:
         parent = int(os.environ.get(_PARENT, os.getppid()))
-        Thread(target=_end_with, args=(parent,), daemon=True).start()
+        Thread(target=_end_with, args=(parent, left), daemon=True).start()
     try:
         dist.init_process_group("gloo" if kind == "cpu" else "nccl", **options)
     except dist.DistError as error:
@@ -82,6 +83,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
             first=team.rank == 0,
         )
     finally:
+        left.set()
         dist.destroy_process_group()
 
 
@@ -158,10 +160,11 @@ def _first_failure(processes: Sequence[Popen[bytes]], lost: int) -> tuple[int, i
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, left: Event) -> None:
     """Kill this process once its parent is dead, since another may go on from its checkpoints."""
     while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if left.wait(_SECONDS_BETWEEN_LOOKS):
+            return
     if _STORE in os.environ:
         shutil.rmtree(os.path.dirname(os.environ[_STORE]), ignore_errors=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -24,9 +24,10 @@ def main() -> int:
     from .hunter import TARGETS, lane
 
     libraries = options.only.split(",") if options.only else None
-    targets = [t for t in TARGETS if libraries is None or t.backend.partition(":")[0] in libraries]
+    words = {t: (t.backend.partition(":")[0], t.mode) for t in TARGETS}
+    targets = [t for t in TARGETS if libraries is None or set(words[t]) & set(libraries)]
     if not targets:
-        known = sorted({t.backend.partition(":")[0] for t in TARGETS})
+        known = sorted({word for of_one in words.values() for word in of_one})
         raise SystemExit(f"expected libraries of {', '.join(known)}, got {options.only}")
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"hunting for {options.minutes:g} minutes with seed {seed}", flush=True)
@@ -78,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hunt", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, help="repeat the programs of another hunt")
-    parser.add_argument("--only", metavar="LIBRARIES", help="such as jax,torch")
+    parser.add_argument("--only", metavar="LIBRARIES", help="such as jax,torch,workers")
     return parser.parse_args()
 
 

@@ -30,8 +30,8 @@ class Target(NamedTuple):
 
     Attributes
     ----------
-    backend, compiled
-        What runs the programs.
+    backend, mode
+        What runs the programs: "eager", "compiled", by "workers", or as "estimators".
     share
         Of the time, relative to others.
     examples
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     """
 
     backend: str
-    compiled: bool
+    mode: str
     share: float
     examples: int
     shrinking: float
@@ -51,30 +51,50 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.backend} {'compiled' if self.compiled else 'eager'}"
+        return f"{self.backend} {self.mode}"
+
+    @property
+    def compiled(self) -> bool:
+        return self.mode == "compiled"
 
 
 def _target(
-    backend: str, compiled: bool, share: float, examples: int, shrinking: float, **scope: Any
+    backend: str, mode: str, share: float, examples: int, shrinking: float, **scope: Any
 ) -> Target:
-    library = backend.partition(":")[0]
-    return Target(backend, compiled, share, examples, shrinking, Scope(library, compiled, **scope))
+    drawn = Scope(backend.partition(":")[0], mode == "compiled", **scope)
+    return Target(backend, mode, share, examples, shrinking, drawn)
 
 
 # Where every shape takes a compiler's time. Arrays cost little then.
 _FEW: dict[str, Any] = {"sizes": (1, 7, 3, 7, 7, 2, 1030), "classes": (3, 129, 300)}
 
+_ONE: dict[str, Any] = {"lines": 1, "families": Scope("", True).families[:-1]}
+# Axes of whole trainings by workers: with fewer samples than these, and with two slices of float32.
+_TEAM: dict[str, Any] = {
+    "sizes": (1, 7, 3, 2, 5, 16, 64, 1030),
+    "classes": (3, 1, 2, 10, 129),
+    "families": ("training",),
+    "workers": 4,
+}
+_FEW_OF_TEAM = {**_TEAM, "sizes": (1, 7, 3, 2, 13), "classes": (3, 1)}
+_SKLEARN: dict[str, Any] = {"families": ("estimator",)}
+
 # Every other one is for one process, the others for a second.
 TARGETS = (
-    _target("numpy", False, 2, 400, 15),
-    _target("jax:cpu", True, 5, 60, 12, lines=2, sizes=(1, 7, 3, 7, 7, 2, 0, 64, 1030)),
-    _target("array-api-strict", False, 1, 200, 10),
-    _target("torch:cpu", True, 3, 12, 45, lines=2, **_FEW),
-    _target("torch:cpu", False, 1, 200, 10),
-    _target("ndonnx", True, 4, 30, 20, lines=1, training=False, **_FEW),
-    _target("jax:cpu", False, 2, 60, 15, **_FEW),
-    _target("mlx", False, 1, 200, 10),
-    _target("mlx", True, 2, 12, 30, lines=1, training=False, **_FEW),
+    _target("numpy", "eager", 2, 400, 15),
+    _target("jax:cpu", "compiled", 5, 60, 12, lines=2, sizes=(1, 7, 3, 7, 7, 2, 0, 64, 1030)),
+    _target("array-api-strict", "eager", 1, 200, 10),
+    _target("torch:cpu", "compiled", 3, 12, 45, lines=2, **_FEW),
+    _target("torch:cpu", "eager", 1, 200, 10),
+    _target("ndonnx", "compiled", 4, 30, 20, **_ONE, **_FEW),
+    _target("jax:cpu", "eager", 2, 60, 15, **_FEW),
+    _target("mlx", "eager", 1, 200, 10),
+    _target("mlx", "compiled", 2, 12, 30, **_ONE, **_FEW),
+    _target("torch:cpu", "workers", 2, 200, 20, **_TEAM),
+    _target("jax:cpu", "workers", 2, 30, 30, **_FEW_OF_TEAM),
+    _target("dask", "workers", 2, 30, 30, **_FEW_OF_TEAM),
+    _target("array-api-strict", "estimators", 1, 60, 15, **_SKLEARN),
+    _target("torch:cpu", "estimators", 1, 60, 15, **_SKLEARN),
 )
 
 # So many of an operation in a library are shown; more are counted.
@@ -123,7 +143,9 @@ def hunt(
 
     `found` is called with each find, `ran` with the target's name for each program.
     """
-    libraries = {t: Library(t.backend, compiled=t.compiled) for t in targets}
+    libraries = {
+        t: Library(t.backend, compiled=t.compiled, workers=t.scope.workers) for t in targets
+    }
     used = dict.fromkeys(targets, 0.0)
     rounds = dict.fromkeys(targets, 0)
     seen: set[tuple[str, ...]] = set()
@@ -221,7 +243,7 @@ def examine(
     if expected.changed is not None:
         return None
     try:
-        got = iter(library.run(text, seconds))
+        got = iter(library.run(text, seconds, program.workers))
     except Failed as failure:
         # Under "raise" NumPy may refuse to round or to overflow.
         if failure.cause == "raises FloatingPointError":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ import time
 import traceback
 import types
 import warnings
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,9 @@ import psutil
 _SECONDS = {True: 600.0, False: 120.0}
 
 _BETWEEN_LOOKS = 1.0
+
+# What workers may take for a program, which takes them a second or two.
+_SECONDS_OF_WORKERS = 300.0
 
 # After so many programs a process makes room for another: compilers keep what they made.
 _PROGRAMS = {True: 300, False: 20_000}
@@ -48,65 +54,118 @@ class OutOfTime(BaseException):
 
 
 class Library:
-    """A backend, eager or compiled, in a process of its own."""
+    """A backend, eager or compiled or on workers, in processes of its own.
 
-    def __init__(self, backend: str, *, compiled: bool):
-        self.backend, self.compiled = backend, compiled
-        self._process: Any = None
+    Those that run a program together are as many as it has workers of torch, or one, which has the
+    workers of JAX and Dask.
+    """
+
+    def __init__(self, backend: str, *, compiled: bool, workers: int = 0):
+        self.backend, self.compiled, self.workers = backend, compiled, workers
+        self._processes: list[tuple[Any, Any]] = []
         self._left = 0
 
-    def run(self, source: str, seconds: float) -> list[np.ndarray]:
+    def run(self, source: str, seconds: float, workers: int = 0) -> list[np.ndarray]:
         """Run a program's source, which leaves arrays in `result`; raise Failed if it does not."""
-        if self._process is None or self._left == 0:
+        if not self._processes or self._left == 0:
             self.close()
             self._start()
         self._left -= 1
-        limit = _SECONDS[self.compiled]
-        try:
-            self._pipe.send(source)
-            self._wait(limit, seconds)
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            code = self._process.exitcode
-            self.close()
-            raise Failed("crashes", f"expected a result, the process ended with {code}") from None
-        if isinstance(answer, list):
-            return answer
-        raise Failed(*answer)
+        used = self._processes[: workers or 1] if self._has_team else self._processes
+        with tempfile.TemporaryDirectory() as folder:
+            for rank, (_, pipe) in enumerate(used):
+                pipe.send((source, _launched(rank, len(used), folder) if self._has_team else {}))
+            answers = self._answers(used, self._limit, seconds)
+        for answer in answers:
+            if not isinstance(answer, list):
+                raise Failed(*answer)
+        for answer in answers[1:]:
+            if not all(map(_same, answer, answers[0])):
+                raise Failed("workers differ", "expected the same of all workers, got two results")
+        return answers[0]
 
-    def _wait(self, limit: float, seconds: float) -> None:
-        """Wait for an answer, while the process computes: a busy machine may leave it little."""
+    @property
+    def _has_team(self) -> bool:
+        return self.workers > 0 and not self.backend.startswith(("jax", "dask"))
+
+    @property
+    def _limit(self) -> float:
+        return _SECONDS[self.compiled]
+
+    def _answers(self, used: list[tuple[Any, Any]], limit: float, seconds: float) -> list[Any]:
+        """Wait for answers, while the processes compute: a busy machine may leave them little."""
+        answers: list[Any] = [None] * len(used)
         begun = moved = time.monotonic()
-        first = last = _computed(self._process.pid)
-        while not self._pipe.poll(_BETWEEN_LOOKS):
-            now, used = time.monotonic(), _computed(self._process.pid)
-            if used > last:
-                moved, last = now, used
-            if used - first > limit or now - moved > limit:
+        first = last = self._computed(used)
+        while None in answers:
+            multiprocessing.connection.wait(
+                [pipe for (_, pipe), answer in zip(used, answers, strict=True) if answer is None],
+                _BETWEEN_LOOKS,
+            )
+            for i, (process, pipe) in enumerate(used):
+                try:
+                    if answers[i] is None and pipe.poll():
+                        answers[i] = pipe.recv()
+                except (EOFError, OSError):
+                    process.join(5)
+                    code = process.exitcode
+                    self.close()
+                    told = f"expected a result, the process ended with {code}"
+                    raise Failed("crashes", told) from None
+            now, computed = time.monotonic(), self._computed(used)
+            if computed > last:
+                moved, last = now, computed
+            # Engines compute a little also while they wait.
+            waited = self.workers > 0 and now - begun > _SECONDS_OF_WORKERS
+            if None in answers and (computed - first > limit or now - moved > limit or waited):
                 self.close()
                 raise Failed("hangs", f"expected a result, got none in {limit:.0f} s")
-            if now - begun > seconds:
+            if None in answers and now - begun > seconds:
                 self.close()
                 raise OutOfTime
+        return answers
+
+    def _computed(self, used: list[tuple[Any, Any]]) -> float:
+        return sum(_computed(process.pid) for process, _ in used)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self.backend, self.compiled), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._left = _PROGRAMS[self.compiled]
+        # Processes that have workers of their own.
+        daemon = not self.backend.startswith("dask")
+        for _ in range(self.workers if self._has_team else 1):
+            pipe, theirs = context.Pipe()
+            arguments = theirs, self.backend, self.compiled, self.workers
+            process = context.Process(target=_serve, args=arguments, daemon=daemon)
+            process.start()
+            theirs.close()
+            self._processes.append((process, pipe))
+        self._left = _PROGRAMS[self.compiled or self.workers > 0]
 
     def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
+        """End the processes, and those that they started."""
+        for process, pipe in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+                for other in started:
+                    with suppress(psutil.NoSuchProcess):
+                        other.kill()
+            process.join()
+            pipe.close()
+        self._processes = []
+
+
+def _launched(rank: int, size: int, folder: str) -> dict[str, str]:
+    """Make what torchrun would leave in the environment of a worker."""
+    store = os.path.join(folder, "store")
+    number = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    return {**number, "ARRAY_API_KERNELS_STORE": store}
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    # The sign of a NaN may depend on where in memory it is.
+    a, b = (np.where(np.isnan(one), np.nan, one) for one in (a, b))
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _computed(pid: int) -> float:
@@ -120,10 +179,10 @@ def _computed(pid: int) -> float:
         return 0.0
 
 
-def _serve(pipe: Any, backend: str, compiled: bool) -> None:
+def _serve(pipe: Any, backend: str, compiled: bool, workers: int) -> None:
     """Run every source that comes through the pipe, and send back arrays or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["JAX_ENABLE_X64"] = "1"
+    os.environ["JAX_ENABLE_X64"] = os.environ["SCIPY_ARRAY_API"] = "1"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "hunt-inductor")
@@ -132,11 +191,18 @@ def _serve(pipe: Any, backend: str, compiled: bool) -> None:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     warnings.simplefilter("ignore")
+    if workers and backend.startswith("jax"):
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", workers)
+    elif workers and backend == "dask":
+        _use_one_cluster(workers)
     while True:
         try:
-            source = pipe.recv()
+            source, environment = pipe.recv()
         except EOFError:
             return
+        os.environ.update(environment)
         try:
             answer: Any = execute(source)
         except Exception as error:
@@ -146,16 +212,33 @@ def _serve(pipe: Any, backend: str, compiled: bool) -> None:
         pipe.send(answer)
 
 
+def _use_one_cluster(workers: int) -> None:
+    """Let programs that start workers of Dask join some of these, which takes them no time."""
+    from distributed import LocalCluster
+
+    import backends.workers
+
+    cluster: Any = LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    )
+    join: Any = partial(backends.workers.join, scheduler=cluster.scheduler_address)
+    backends.workers.join = join
+
+
 def execute(source: str) -> list[np.ndarray]:
     """Run a program's source here; return its arrays on the host."""
     # Dynamo looks the module of a function up, and remembers it.
-    module: Any = types.ModuleType(f"hunted_{next(_NUMBERS)}")
-    sys.modules[module.__name__] = module
+    name = f"hunted_{next(_NUMBERS)}"
+    module: Any = types.ModuleType(name)
+    sys.modules[name] = module
+    if "__main__" in source:
+        module.__name__ = "__main__"
     try:
         exec(compile(source, "<hunted>", "exec"), module.__dict__)
-        return [np.array(module.backend.to_numpy(a)) for a in module.result]
+        to_numpy = module.backend.to_numpy
+        return [np.array(a if isinstance(a, np.ndarray) else to_numpy(a)) for a in module.result]
     finally:
-        del sys.modules[module.__name__]
+        del sys.modules[name]
 
 
 def _reset(backend: str, compiled: bool) -> None:

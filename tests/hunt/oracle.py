@@ -6,7 +6,9 @@ arithmetic, and `difference` compares what a library gave with what NumPy did.
 
 from __future__ import annotations
 
+import importlib
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -110,12 +112,14 @@ def run(program: Program) -> Ran:
         operand.name: np.array(operand.host, order="C") for operand in program.operands
     }
     names = {"kernels": kernels, "Layer": Layer, "numerics": Exact(program.products)}
-    names |= {"xp": numpy.xp, "compile": None}
+    names |= {"xp": numpy.xp, "compile": None, "shard": lambda a: a}
+    if any(line.operation == "estimator" for line in program.lines):
+        importlib.import_module("kernels.estimators")
     arrays: dict[str, np.ndarray] = {}
     kept: dict[str, Any] = {name: a.copy() for name, a in values.items()}
     own: set[str] = set()
     changed = None
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         for line in program.lines:
             values[line.name] = eval(line.text, {**names, **values})
             kept[line.name] = _copy(values[line.name])

@@ -90,7 +90,7 @@ class Line(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Operands, lines, and the settings they run under."""
+    """Operands, lines, the settings that they run under, and how many workers an engine has."""
 
     dtype: str
     products: int | None
@@ -98,6 +98,7 @@ class Program(NamedTuple):
     lines: tuple[Line, ...]
     settings: tuple[str, ...] = ()
     context: str = ""
+    workers: int = 0
 
     @property
     def loops(self) -> bool:
@@ -116,8 +117,10 @@ class Scope(NamedTuple):
         Of axes, and numbers of classes: few where every shape is compiled.
     lines
         The most operations.
-    training
-        Whether there are steps and whole runs.
+    families
+        The names of what is drawn.
+    workers
+        The most of an engine's workers; 0 where there is no engine.
     """
 
     library: str
@@ -125,7 +128,8 @@ class Scope(NamedTuple):
     sizes: tuple[int, ...] = (1, 3, 7, 3, 2, 64, 7, 0, 1030)
     classes: tuple[int, ...] = (3, 1, 2, 10, 127, 128, 129, 255, 256, 257, 300)
     lines: int = 3
-    training: bool = True
+    families: tuple[str, ...] = (*("numerics",) * 6, "passes", "passes", "loss", "training")
+    workers: int = 0
 
 
 class _Maker:
@@ -136,6 +140,7 @@ class _Maker:
         self.operands: list[Operand] = []
         self.lines: list[Line] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.calm = False
 
     def choose(self, choices: Any) -> Any:
         return self.draw(st.sampled_from(tuple(choices)))
@@ -155,9 +160,8 @@ class _Maker:
         if self.scope.library in ("numpy", "array-api-strict", "torch", "mlx"):
             layouts = LAYOUTS if self.scope.library == "numpy" else LAYOUTS[:-1]
         layout = self.choose(layouts)
-        host = values.array(
-            self.draw(values.textures(self.dtype, constant=known == "full")), shape, self.dtype
-        )
+        texture = self.draw(values.textures(self.dtype, known == "full", calm=self.calm))
+        host = values.array(texture, shape, self.dtype)
         if layout == "broadcast" and len(shape) == 2 and shape[0] > 1:
             host = np.repeat(host[:1], shape[0], axis=0)
         elif layout == "broadcast" or (layout == "transposed" and len(shape) != 2):
@@ -170,8 +174,8 @@ class _Maker:
         self.shapes[name] = host.shape
         return name
 
-    def labels(self, n: int, classes: int, *, valid: bool) -> str:
-        dtype = self.choose(values.LABELS)
+    def labels(self, n: int, classes: int, *, valid: bool, of: Any = values.LABELS) -> str:
+        dtype = self.choose(of)
         rng = np.random.default_rng(self.draw(st.integers(0, 99)))
         host = values.labels(rng, n, classes, dtype, valid=valid)
         known = self.choose(("argument", "closed")) if self.scope.compiled else "argument"
@@ -297,9 +301,16 @@ METHODS = (
     "learning_rate={rate}",
     "learning_rate={rate}",
     "optimizer=kernels.SGD({rate}, momentum=0.9)",
+    "optimizer=kernels.SGD({rate}, momentum=0.9, nesterov=True), l2=0.5",
+    "optimizer=kernels.SGD(kernels.schedules.linear({rate}, steps=3), weight_decay=0.1), l2=0.01",
     "optimizer=kernels.SGD({rate}, momentum=0.5, nesterov=True, weight_decay=0.1, max_norm=1.0)",
     "optimizer=kernels.Adam({rate}, weight_decay=0.1), l2=0.01",
 )
+# Those whose steps are linear.
+LINEAR = METHODS[:-2]
+
+# More steps than the dual form takes before it begins anew.
+_LONG = 258
 
 
 def _numerics(make: _Maker) -> None:
@@ -384,37 +395,85 @@ def _passes(make: _Maker) -> None:
 
 def _training(make: _Maker) -> None:
     """A step, or a fit."""
-    n, n_in, c = max(make.size(7), 1), max(make.size(64), 1), make.choose(make.scope.classes)
-    way = make.choose(("step", "fit"))
+    scope = make.scope
+    make.calm = make.choose((True, True, False))
+    n = max(make.size(1030 if scope.workers else 7), 1)
+    n_in, c = max(make.size(64 if n < 1030 else 7), 1), make.choose(scope.classes)
+    way = "fit" if scope.workers else make.choose(("step", "fit", "fit"))
     layers, operands = _network(make, n_in, c, make.choose((1, 2)))
     x = make.operand(n, n_in)
     loss, y = _target(make, n, c, valid=True)
     rate = make.choose((0.1, 1.0, 1e-30))
-    slow = make.scope.compiled and make.scope.library == "torch"
-    method = METHODS[0] if slow or way == "step" else make.choose(METHODS)
-    text = f"{layers}, {x}, {y}, {method.format(rate=rate)}, loss=kernels.{loss}"
+    slow = scope.compiled and scope.library == "torch"
+    simple = slow or way == "step" or scope.library == "dask"
+    method = METHODS[0] if simple else make.choose(METHODS)
+    placed = f"shard({x}), shard({y})" if scope.workers else f"{x}, {y}"
+    text = f"{layers}, {placed}, {method.format(rate=rate)}, loss=kernels.{loss}"
     text += f", {_activation(make)}"
     uses = (x, y, *operands)
     if way == "step":
         outputs = [*_parameters("{}[0]", operands), "{}[1]"]
         make.line("step", f"kernels.step({text})", uses, None, outputs)
         return
-    size = make.choose((None, 1, 2))
-    text += f", steps={make.choose((1, 2, 3))}, batch_size={size}, compile=compile"
+    steps = make.choose((1, 2, 3))
+    # Workers have one form.
+    if method in LINEAR and not scope.workers:
+        dual = make.choose(("auto", True, True, False))
+        text += f", dual={dual!r}"
+        if dual is True and not scope.compiled and scope.library in ("numpy", "torch", "mlx"):
+            steps = make.choose((1, 2, 3, 3, 3, _LONG))
+    size = make.choose((None, *(size for size in (1, 2, 3, 5, 64) if size <= n)))
+    text += f", steps={steps}, batch_size={size}, compile=compile"
     outputs = [*_parameters("{}.layers", operands), "{}.losses"]
     make.line("fit", f"kernels.fit({text})", uses, None, outputs)
     # What it compiles takes everything as an argument.
     make.operands = [a._replace(known="argument") for a in make.operands]
 
 
-FAMILIES = (*(_numerics,) * 6, _passes, _passes, _loss, _training)
+def _estimator(make: _Maker) -> None:
+    """A perceptron of scikit-learn's form, which takes arrays of the library."""
+    make.calm = make.choose((True, True, False))
+    n, n_in, units = max(make.size(64), 2), max(make.size(7), 1), max(make.size(7), 1)
+    kind, solver = make.choose(("Classifier", "Regressor")), make.choose(("sgd", "adam", "lbfgs"))
+    x = make.operand(n, n_in)
+    if kind == "Classifier":
+        y = make.labels(n, make.choose((2, 3)), valid=True, of=("int32", "int64"))
+    else:
+        y = make.operand(n, make.choose((1, 2)))
+    settings = {
+        "hidden_layer_sizes": make.choose(((units,), (units, 2))),
+        "activation": make.choose(("relu", "tanh", "logistic", "identity")),
+        "solver": solver,
+        "alpha": make.choose((0.0, 1e-4, 1.0)),
+        "batch_size": make.choose(("auto", 1, 2, min(n, 5))),
+        "learning_rate": make.choose(("constant", "invscaling", "adaptive")),
+        "learning_rate_init": make.choose((1e-3, 0.1)),
+        "max_iter": make.choose((1, 2, 4)),
+        "early_stopping": solver != "lbfgs" and n >= 30 and make.choose((True, False)),
+        "random_state": make.choose((0, 1)),
+        "numerics": "exact",
+    }
+    given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    layers = range(len(settings["hidden_layer_sizes"]) + 1)
+    outputs = [f"{{}}.{name}[{i}]" for name in ("coefs_", "intercepts_") for i in layers]
+    text = f"kernels.estimators.MLP{kind}({given}).fit({x}, {y})"
+    make.line("estimator", text, (x, y), None, (*outputs, f"{{}}.predict({x})"))
+
+
+FAMILIES = {
+    "numerics": _numerics,
+    "passes": _passes,
+    "loss": _loss,
+    "training": _training,
+    "estimator": _estimator,
+}
 
 
 @st.composite
 def programs(draw: Any, scope: Scope) -> Program:
     """Draw a program for a library in a mode."""
     make = _Maker(draw, scope, draw(st.sampled_from(DTYPES)))
-    make.choose(FAMILIES if scope.training else FAMILIES[:-1])(make)
+    FAMILIES[make.choose(scope.families)](make)
     # One argument, or there is nothing to call it with.
     if all(a.known != "argument" for a in make.operands):
         make.operands[0] = make.operands[0]._replace(known="argument")
@@ -424,7 +483,9 @@ def programs(draw: Any, scope: Scope) -> Program:
     if statements and make.choose((False, False, False, True)):
         settings = (make.choose(statements),)
     context = make.choose(("", "", *contexts)) if contexts else ""
-    return Program(make.dtype, products, tuple(make.operands), tuple(make.lines), settings, context)
+    workers = draw(st.integers(1, scope.workers)) if scope.workers else 0
+    operands, lines = tuple(make.operands), tuple(make.lines)
+    return Program(make.dtype, products, operands, lines, settings, context, workers)
 
 
 # Programs as text.
@@ -493,19 +554,25 @@ def source(program: Program, backend: str, *, compiled: bool) -> str:
                 before.append(f"{name}.flags.writeable = False")
             if known == "argument":
                 arguments.append(name)
-    inside += [f"{line.name} = {line.text}" for line in program.lines]
+    lines = [f"{line.name} = {line.text}" for line in program.lines]
     outputs = [output for line in program.lines for output in line.outputs]
     products = "" if program.products is None else f"products={program.products}"
-    names = ", ".join(arguments)
-    function = "compile(program)" if compiled and not program.loops else "program"
-    call = f"result = {function}({names})"
-    text = [
+    head = [
         *(["import os", 'os.environ["JAX_ENABLE_X64"] = "1"'] if library == "jax" else []),
         *([f"import {library}"] if library in ("jax", "torch") else []),
         "import numpy as np",
         "import backends, kernels",
         "from kernels import Exact, Layer",
         _ARRAY if any('array("' in line for line in before) else "",
+    ]
+    if program.workers:
+        return _by_workers(program, library, head, before, lines, outputs, products)
+    names = ", ".join(arguments)
+    function = "compile(program)" if compiled and not program.loops else "program"
+    call = f"result = {function}({names})"
+    text = [
+        *(_FOR_ESTIMATORS if "estimators" in lines[0] else []),
+        *head,
         f'backend = backends.get("{backend}")',
         "xp, asarray = backend.xp, backend.asarray",
         *(["compile = backend.compile"] if compiled else []),
@@ -514,10 +581,52 @@ def source(program: Program, backend: str, *, compiled: bool) -> str:
         *before,
         "",
         f"def program({names}):",
-        *(f"    {line}" for line in inside),
+        *(f"    {line}" for line in (*inside, *lines)),
         f"    return ({', '.join(outputs)},)",
         "",
         *program.settings,
         *([f"with {program.context}:", f"    {call}"] if program.context else [call]),
+    ]
+    return "\n".join(text) + "\n"
+
+
+# scikit-learn takes arrays of other libraries only if SciPy was told to before its import.
+_FOR_ESTIMATORS = (
+    "import os",
+    'os.environ["SCIPY_ARRAY_API"] = "1"',
+    "import sklearn",
+    "sklearn.set_config(array_api_dispatch=True)",
+    "import kernels.estimators",
+)
+
+
+def _by_workers(
+    program: Program,
+    library: str,
+    head: list[str],
+    before: list[str],
+    lines: list[str],
+    outputs: list[str],
+    products: str,
+) -> str:
+    """Write a program that workers run, each of those of torch in a process of its own."""
+    lines = [*lines, f"result = [backend.to_numpy(a) for a in ({', '.join(outputs)},)]"]
+    inside = [
+        "backend, shard, compile = team.backend, team.shard, team.compile",
+        "xp, asarray = backend.xp, backend.asarray",
+        f"numerics = team.numerics(Exact({products}))",
+        *before,
+        *program.settings,
+        *([f"with {program.context}:"] if program.context else []),
+        *(f"    {line}" if program.context else line for line in lines),
+    ]
+    text = [
+        *([f"# torchrun --nproc-per-node {program.workers}"] if library == "torch" else []),
+        *head,
+        "from backends import workers",
+        "",
+        'if __name__ == "__main__":',
+        f'    with workers.join("{library}", {program.workers}) as team:',
+        *(f"        {line}" for line in inside),
     ]
     return "\n".join(text) + "\n"
