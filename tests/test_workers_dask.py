@@ -165,7 +165,9 @@ def test_place_in_the_file_of_a_memory_map(tmp_path, view, offset, dtype):
     found = module._offset_in_file(a)
     assert (found is not None) == (view in IN_FILE)
     if found is not None:
-        np.testing.assert_array_equal(module._read_block(path, a.dtype, found, a.shape, a.dtype), a)
+        same = module._identity(path.stat())
+        read = module._read_block(path, same, a.dtype, found, a.shape, a.dtype)
+        np.testing.assert_array_equal(read, a)
 
 
 @pytest.mark.parametrize(
@@ -330,16 +332,50 @@ def test_cluster_without_this_package(backend, monkeypatch):
         pass
 
 
-def test_file_that_disappears(backend, tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((9, 3), "float32"))
-    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+def remove(path):
+    path.unlink()
+
+
+def replace(path):
+    """As programs do that leave no half of a file behind."""
+    np.save(path.with_name("new.npy"), np.full((9, 3), 2.0, "float32"))
+    path.with_name("new.npy").rename(path)
+
+
+def overwrite(path):
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(np.float32(3.0).tobytes())
+
+
+REMOVED = r"^a worker of Dask cannot read \S+x.npy: No such file or directory$"
+CHANGED = r"^\S+x.npy was replaced or changed since it was mapped into memory$"
+
+
+def test_file_that_does_not_stay(backend, tmp_path):
+    """While workers read it, or before they first do: they would take other rows for its own."""
+    path = tmp_path / "x.npy"
     with workers.join("dask", 1) as team:
-        placed, y = team.backend.asarray(x), team.backend.asarray(np.ones((9, 2), "float32"))
-        layers = kernels.init((3, 2), like=placed)
-        (tmp_path / "x.npy").unlink()
-        message = r"^a worker of Dask cannot read \S+x.npy: No such file or directory$"
-        with pytest.raises(WorkerLost, match=message):
-            kernels.fit(layers, placed, y, learning_rate=0.1, steps=1, compile=team.backend.compile)
+        asarray = team.backend.asarray
+        y = asarray(np.ones((9, 2), "float32"))
+        layers = kernels.init((3, 2), like=y)
+        for first, change, message in (
+            (False, remove, REMOVED),
+            (False, replace, CHANGED),
+            (True, replace, CHANGED),
+            (False, overwrite, CHANGED),
+        ):
+            np.save(path, np.ones((9, 3), "float32"))
+            x = np.load(path, mmap_mode="r")
+            if first:
+                change(path)
+            placed = asarray(x)
+            if not first:
+                change(path)
+            with pytest.raises(WorkerLost, match=message):
+                kernels.fit(
+                    layers, placed, y, learning_rate=0.1, steps=1, compile=team.backend.compile
+                )
 
 
 def wait_for_checkpoint(process, folder, step):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -171,24 +172,45 @@ def _read(host: Any, offset: int, dtype: Any, rows: tuple[int, ...]) -> Any:
     host.flush()
     name = f"{READ}{uuid4().hex}"
     path = str(Path(host.filename).resolve())
+    same = None if _is_replaced(host) else _identity(os.stat(path))
     rest = host.shape[1:]
     graph: dict[Any, Any] = {}
     for i, length in enumerate(rows):
         block = (name, i, *(0 for _ in rest))
-        graph[block] = (_read_block, path, host.dtype, offset, [length, *rest], dtype)
+        graph[block] = (_read_block, path, same, host.dtype, offset, [length, *rest], dtype)
         offset += length * host.nbytes // host.shape[0]
     return dask.array.Array(graph, name, (rows, *((n,) for n in rest)), dtype=dtype)
 
 
-def _read_block(path: str, kind: Any, offset: int, shape: list[int], dtype: Any) -> Any:
+def _read_block(
+    path: str, same: list[int] | None, kind: Any, offset: int, shape: list[int], dtype: Any
+) -> Any:
     import numpy
 
     try:
-        # Only the rows that are used are read.
-        return numpy.asarray(numpy.memmap(path, kind, "r", offset, tuple(shape)), dtype=dtype)
+        with open(path, "rb") as file:
+            if _identity(os.fstat(file.fileno())) != same:
+                raise WorkerLost(f"{path} was replaced or changed since it was mapped into memory")
+            # Only the rows that are used are read.
+            return numpy.asarray(numpy.memmap(file, kind, "r", offset, tuple(shape)), dtype=dtype)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WorkerLost(f"a worker of Dask cannot read {path}: {reason}") from error
+
+
+def _identity(file: os.stat_result) -> list[int]:
+    """What tells a file from another at its path, on every machine that shares it."""
+    return [file.st_ino, file.st_size, file.st_mtime_ns]
+
+
+def _is_replaced(host: Any) -> bool:
+    """Say whether a memory map's file is no longer at its path, as far as the system tells."""
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+        if begin <= host.ctypes.data < end:
+            return line.endswith(" (deleted)")
+    return False
 
 
 def _divide(n: int, parts: int) -> tuple[int, ...]:
