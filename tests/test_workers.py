@@ -285,6 +285,21 @@ def test_killed_worker_with_checkpoints(train, killed, tmp_path):
 
 
 @pytest.mark.library("torch")
+@pytest.mark.thorough
+def test_killed_worker_under_torchrun(train, killed, tmp_path):
+    """A torchrun of the user's own starts all again, and they end on the same digest."""
+    environment, flag = killed
+    launcher = (*TORCHRUN, 3, "--max-restarts", 2)
+    checkpoint = ("--checkpoint", tmp_path / "checkpoints", "--every", "2")
+    out, err = run(*launcher, *train(*SHORT, *checkpoint, "--json"), **environment)
+    assert flag.exists()
+    report = json.loads(out)
+    assert report["digest"] == COMMITTED
+    assert report["resumed"] == str(tmp_path / "checkpoints")
+    assert "exitcode: -15" in err
+
+
+@pytest.mark.library("torch")
 def test_killed_command(train, tmp_path):
     """Its workers end with it, and leave nothing behind but checkpoints."""
     kept, temporary = tmp_path / "kept", tmp_path / "temporary"

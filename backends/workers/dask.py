@@ -199,7 +199,7 @@ def _read_block(
 
 
 def _identity(file: os.stat_result) -> list[int]:
-    """What tells a file from another at its path, on every machine that shares it."""
+    """Give what tells a file from another at its path, on every machine that shares it."""
     return [file.st_ino, file.st_size, file.st_mtime_ns]
 
 
