@@ -135,6 +135,7 @@ def test_not_finite(found, worker):
 @pytest.mark.library("torch")
 def test_what_is_sent(found):
     """In a step: the predictions, the gradients, exact as products, and a few numbers more."""
+    collectives = importlib.import_module("benchmarks.collectives")
     if found["count"] == 1:
         assert all(calls == 0 for calls, _ in found["sent"].values())
         return
@@ -147,6 +148,10 @@ def test_what_is_sent(found):
         assert calls == exchanges
         # The scales, and in float32 the norms, of each input and each column of outputs.
         assert exact < total < exact + 8 * 500
+        # What benchmarks/collectives.py simulates a thousand workers with.
+        problem = reference.make("tutorial", backends.get("numpy"), dtype)
+        simulated = collectives.exchanges(problem, kernels.EXACT, found["count"])
+        assert [calls, total] == [len(simulated), sum(simulated)]
 
 
 def test_checkpoint_of_one_process(train, tmp_path):
