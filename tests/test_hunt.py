@@ -46,9 +46,9 @@ def target(name):
     return found
 
 
-def hunt(name, examples, seed=0, library=None, **scope):
+def hunt(name, examples, seed=0, shrinking=5.0, library=None, **scope):
     """Try some programs on a library: what is found, and the sources."""
-    chosen = target(name)._replace(examples=examples, shrinking=5.0)
+    chosen = target(name)._replace(examples=examples, shrinking=shrinking)
     chosen = chosen._replace(scope=chosen.scope._replace(**scope))
     library = library or Here()
     end = time.monotonic() + 60
@@ -96,7 +96,7 @@ def test_a_planted_defect_of_the_dual_form_is_found(monkeypatch):
     scope = {"families": ("training",), **SMALL}
     assert hunt("array-api-strict eager", 8, **scope)[0] is None
     monkeypatch.setattr(dual, "_spread", wrong)
-    find, _ = hunt("array-api-strict eager", 200, **scope)
+    find, _ = hunt("array-api-strict eager", 200, shrinking=1.0, **scope)
     assert find.key[:3] == ("array-api-strict eager", "fit", "bits")
     assert "dual=True" in find.text
     assert "batch_size=None" not in find.text
@@ -134,7 +134,7 @@ def test_a_planted_defect_of_workers_is_found(monkeypatch):
         return [*arrays[:1], *right(self, arrays[1:])]
 
     monkeypatch.setattr(Member, "total", wrong)
-    find, _ = hunt("torch:cpu workers", 100, library=Threads(), **SMALL)
+    find, _ = hunt("torch:cpu workers", 100, shrinking=1.0, library=Threads(), **SMALL)
     assert find.key[:3] == ("torch:cpu workers", "fit", "bits")
     assert re.search(r'workers.join\("torch", [234]\)', find.text)
     compile(find.text, "<found>", "exec")

@@ -230,8 +230,7 @@ def _trace(
         if key not in whole and not _is_future(task)
     }
     for a in given.batch:
-        # The first block is a single sample, or all of them.
-        parts |= {key: i or None for i, key in enumerate(_keys(a))}
+        parts |= {key: i for i, key in enumerate(_keys(a))}
     found = phases(graph, parts, [_keys(a)[0] for a in results])
     name = f"program-{uuid4().hex}"
     # Tasks and not data, which would be lost with the worker that has it.

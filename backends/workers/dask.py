@@ -214,12 +214,6 @@ def _is_replaced(host: Any) -> bool:
 
 
 def _divide(n: int, parts: int) -> tuple[int, ...]:
-    """Divide n samples into parts that differ by one at most, none empty, after the first sample.
-
-    Exact numerics look at the first element of an array wherever they round to multiples of a unit.
-    The first sample is a part of its own, so that no other part has to wait for one as large.
-    """
-    if parts == 1 or n == 1:
-        return (n,)
-    parts = min(parts, n - 1)
-    return (1, *((n - 1) // parts + (i < (n - 1) % parts) for i in range(parts)))
+    """Divide n samples into parts that differ by one at most, none of them empty."""
+    parts = min(parts, n)
+    return tuple(n // parts + (i < n % parts) for i in range(parts))
