@@ -140,7 +140,7 @@ def test_a_planted_defect_of_workers_is_found(monkeypatch):
     compile(find.text, "<found>", "exec")
 
 
-def test_workers_that_differ_are_told():
+def test_workers_that_differ_are_told(monkeypatch):
     """Each of those of torch is a process, with what torchrun would tell it."""
     source = (
         "import os\n"
@@ -157,6 +157,14 @@ def test_workers_that_differ_are_told():
             library.run(source.format("RANK"), 60.0, 2)
         with pytest.raises(Failed, match="the process ended with 3"):
             library.run("import os\nif os.environ['RANK'] == '1': os._exit(3)", 60.0, 2)
+        # The first only says that it lost the second, which it would else wait for.
+        lost = "class WorkerLost(Exception): pass\nraise WorkerLost('lost')"
+        unlike = f"import os\nif os.environ['RANK'] == '1': raise ValueError('cause')\n{lost}"
+        with pytest.raises(Failed, match="ValueError: cause"):
+            library.run(unlike, 60.0, 2)
+        monkeypatch.setitem(libraries._SECONDS, False, 1.5)
+        with pytest.raises(Failed, match="expected a result, got none in 2 s"):
+            library.run("import os, time\nif os.environ['RANK'] == '1': time.sleep(60)", 60.0, 2)
     finally:
         library.close()
 

@@ -76,9 +76,10 @@ class Library:
             for rank, (_, pipe) in enumerate(used):
                 pipe.send((source, _launched(rank, len(used), folder) if self._has_team else {}))
             answers = self._answers(used, self._limit, seconds)
-        for answer in answers:
-            if not isinstance(answer, list):
-                raise Failed(*answer)
+        failures = [answer for answer in answers if not isinstance(answer, list)]
+        if failures:
+            # Of those of others it is the cause.
+            raise Failed(*min(failures, key=lambda failure: failure[0] == "raises WorkerLost"))
         for answer in answers[1:]:
             if not all(map(_same, answer, answers[0])):
                 raise Failed("workers differ", "expected the same of all workers, got two results")
