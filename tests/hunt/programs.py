@@ -181,6 +181,10 @@ class _Maker:
         known = self.choose(("argument", "closed")) if self.scope.compiled else "argument"
         return self.place(host, "plain", known)
 
+    def chosen(self, numbers: tuple[float, ...], *shape: int) -> str:
+        rng = np.random.default_rng(self.draw(st.integers(0, 99)))
+        return self.place(rng.choice(numbers, shape).astype(self.dtype), "plain", "argument")
+
     def line(
         self, operation: str, text: str, uses: Any, detail: Any = None, outputs: Any = ("{}",)
     ) -> str:
@@ -360,6 +364,13 @@ def _target(make: _Maker, n: int, c: int, *, valid: bool) -> tuple[str, str]:
     return loss, make.operand(n, c)
 
 
+def _other_target(make: _Maker, n: int, c: int) -> tuple[str, str]:
+    """Draw one of the losses that only trainings have, and its target: numbers of 0 and more."""
+    loss = make.choose(("half_squared_error", "logistic_cross_entropy", "poisson"))
+    numbers = (0.0, 1.0, 0.3) if loss == "logistic_cross_entropy" else (0.0, 1.0, 2.0, 7.5)
+    return loss, make.chosen(numbers, n, c)
+
+
 def _loss(make: _Maker) -> None:
     n, c = max(make.size(7), 1), make.choose(make.scope.classes)
     prediction = make.operand(n, c)
@@ -402,10 +413,11 @@ def _training(make: _Maker) -> None:
     way = "fit" if scope.workers else make.choose(("step", "fit", "fit"))
     layers, operands = _network(make, n_in, c, make.choose((1, 2)))
     x = make.operand(n, n_in)
-    loss, y = _target(make, n, c, valid=True)
+    usual = make.choose((True, True, False))
+    loss, y = _target(make, n, c, valid=True) if usual else _other_target(make, n, c)
     rate = make.choose((0.1, 1.0, 1e-30))
     slow = scope.compiled and scope.library == "torch"
-    simple = slow or way == "step" or scope.library == "dask"
+    simple = slow or way == "step"
     method = METHODS[0] if simple else make.choose(METHODS)
     placed = f"shard({x}), shard({y})" if scope.workers else f"{x}, {y}"
     text = f"{layers}, {placed}, {method.format(rate=rate)}, loss=kernels.{loss}"
@@ -422,6 +434,10 @@ def _training(make: _Maker) -> None:
         text += f", dual={dual!r}"
         if dual is True and not scope.compiled and scope.library in ("numpy", "torch", "mlx"):
             steps = make.choose((1, 2, 3, 3, 3, _LONG))
+    if make.choose((False, False, True)):
+        w = make.chosen((0.0, 1.0, 2.0, 0.3, 1e-30), n)
+        uses = (*uses, w)
+        text += f", sample_weight=shard({w})" if scope.workers else f", sample_weight={w}"
     size = make.choose((None, *(size for size in (1, 2, 3, 5, 64) if size <= n)))
     text += f", steps={steps}, batch_size={size}, compile=compile"
     outputs = [*_parameters("{}.layers", operands), "{}.losses"]
@@ -451,6 +467,7 @@ def _estimator(make: _Maker) -> None:
         "max_iter": make.choose((1, 2, 4)),
         "early_stopping": solver != "lbfgs" and n >= 30 and make.choose((True, False)),
         "random_state": make.choose((0, 1)),
+        "dual": make.choose(("auto", True, False)) if solver == "sgd" else "auto",
         "numerics": "exact",
     }
     given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
