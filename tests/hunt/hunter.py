@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import re
+import threading
 import time
 import warnings
 import zlib
@@ -112,6 +115,7 @@ class Find(NamedTuple):
 def lane(names: list[str], seed: int, seconds: float, messages: Any) -> None:
     """Hunt in some of the targets, in a process of its own, and tell the first process."""
     end = time.monotonic() + seconds
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     warnings.simplefilter("ignore")
     counts: Counter[str] = Counter()
     told = [0.0]
@@ -126,6 +130,14 @@ def lane(names: list[str], seed: int, seconds: float, messages: Any) -> None:
     targets = tuple(t for t in TARGETS if t.name in names)
     hunt(targets, seed, end, lambda find: messages.put(("found", find)), ran)
     messages.put(("ran", dict(counts)))
+
+
+def _end_with_the_first() -> None:
+    """End this process once the first is killed; its own see that they are alone."""
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
 
 
 class _Different(Exception):
