@@ -183,7 +183,10 @@ class _Maker:
 
     def chosen(self, numbers: tuple[float, ...], *shape: int) -> str:
         rng = np.random.default_rng(self.draw(st.integers(0, 99)))
-        return self.place(rng.choice(numbers, shape).astype(self.dtype), "plain", "argument")
+        host = rng.choice(numbers, shape).astype(self.dtype)
+        # Weights that are all zero are refused.
+        host.flat[0] = 1.0
+        return self.place(host, "plain", "argument")
 
     def line(
         self, operation: str, text: str, uses: Any, detail: Any = None, outputs: Any = ("{}",)
