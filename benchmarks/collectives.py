@@ -29,13 +29,12 @@ from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 import backends
 from backends import workers
 from backends.workers.torch import is_launched, launch
 from kernels import Array
-from kernels._host import placement
 from kernels.cli.common import DTYPES, as_cli_error, choose, console, require
 from kernels.cli.entry import entry
 from kernels.cli.tables import duration, make_table, print_table
@@ -82,7 +81,7 @@ class _Recorder:
 
     def whole(self, a: Array, n: int) -> Array:
         xp = array_namespace(a)
-        rest = xp.zeros((n - a.shape[0], *a.shape[1:]), dtype=a.dtype, **placement(a))
+        rest = xp.zeros((n - a.shape[0], *a.shape[1:]), dtype=a.dtype, device=device(a))
         whole: Array = xp.concat([a, rest])
         self._note([whole])
         return whole
