@@ -81,7 +81,7 @@ class Samples(NamedTuple):
         """Compute the kernel."""
         kernel: Any = numerics.matmul(x, x.T)
         if batches.size is None:
-            kernel = numerics.left(kernel, samples=batches.n)
+            kernel = numerics.prepare(kernel, samples=batches.n)
         return cls(x, kernel, plain, l2, numerics)
 
     def chosen(self, batches: Batches) -> Array | None:

@@ -234,7 +234,7 @@ def fit(
         operands = None
         if batch_size is None:
             own = numerics.team.own(x)
-            operands = numerics.left(own), numerics.left(own.T, samples=x.shape[0])
+            operands = numerics.prepare(own), numerics.prepare(own.T, samples=x.shape[0])
         trained, values, _ = steps_of_fit.take(batches, x, operands, trained)
         losses.append(values)
     new, arrays = trained

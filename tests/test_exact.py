@@ -651,7 +651,7 @@ def test_terms_that_cancel(asarray, dtype, k):
 def cut(numerics, a, b):
     """Cut the operands of a @ b."""
     xp = array_namespace(a)
-    return numerics.left(a), numerics._cut(b, 1, xp)
+    return numerics.prepare(a), numerics._cut(b, 1, xp)
 
 
 @pytest.mark.parametrize("kind", ["normal", "halves", "powers", "largest", "alternating", "wide"])
@@ -736,8 +736,8 @@ def test_operands_prepared_once(asarray, dtype, products):
     numerics = Exact(products=products)
     a, b, _ = hard("normal", dtype, 64)
     a, b = asarray(a), asarray(b)
-    assert_identical(numerics.matmul(numerics.left(a), b), numerics.matmul(a, b))
-    assert_identical(numerics.matmul(numerics.left(b.T), a.T), numerics.matmul(b.T, a.T))
+    assert_identical(numerics.matmul(numerics.prepare(a), b), numerics.matmul(a, b))
+    assert_identical(numerics.matmul(numerics.prepare(b.T), a.T), numerics.matmul(b.T, a.T))
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
@@ -774,12 +774,12 @@ def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch
     rows.append(np.random.default_rng(0).integers(2**11, 2**12, (10_000, 4)))
     operands = [asarray((row * 2.0**-9).astype(dtype)) for row in rows]
     numerics = Exact(products=1)
-    expected = [numerics.left(a).scale for a in operands]
+    expected = [numerics.prepare(a).scale for a in operands]
     xp = array_namespace(operands[0])
     root, calls = xp.sqrt, []
     monkeypatch.setattr(xp, "sqrt", lambda a: calls.append(a) or root(a) * (1.0 + error))
     for a, scale in zip(operands, expected, strict=True):
-        assert_identical(numerics.left(a).scale, scale)
+        assert_identical(numerics.prepare(a).scale, scale)
     assert len(calls) == len(rows)
 
 
@@ -789,7 +789,7 @@ def test_norms_are_not_rounded_down(asarray, dtype):
     rows = np.random.default_rng(0).normal(size=(100, 4))
     rows *= 2.0 * (1.0 + 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows.astype(dtype)
-    scale = fetch(Exact(products=1).left(asarray(rows)).scale)
+    scale = fetch(Exact(products=1).prepare(asarray(rows)).scale)
     norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     assert np.all(norms / 2.0 > 1.0)
     assert np.all(norms / 2.0 < 2.0 * scale)
@@ -808,11 +808,11 @@ def test_roots_of_very_many_squares(asarray, dtype, error, monkeypatch):
     units[0, :4] = np.asarray([9, 97, 298, 16381]) - 8
     assert np.sum((units + 8) ** 2) == 2**50 - 1
     a = asarray((units * 2.0**-13).astype(dtype))
-    expected = numerics.left(a).scale
+    expected = numerics.prepare(a).scale
     xp = array_namespace(a)
     root = xp.sqrt
     monkeypatch.setattr(xp, "sqrt", lambda squares: root(squares) * (1.0 + error))
-    assert_identical(numerics.left(a).scale, expected)
+    assert_identical(numerics.prepare(a).scale, expected)
 
 
 # Element by element.
@@ -1195,13 +1195,13 @@ def test_terms_above_the_limit(asarray, dtype):
     """The largest number of terms that is allowed leaves bits for every slice."""
     a = asarray(np.ones((0, 2**24 + 1)), dtype)
     message = "expected sums of at most 16777216 terms for exact numerics, got 16777217"
-    for multiply in (lambda: EXACT.left(a), lambda: EXACT.matmul(a, a.T)):
+    for multiply in (lambda: EXACT.prepare(a), lambda: EXACT.matmul(a, a.T)):
         with pytest.raises(ValueError, match=message):
             multiply()
     with pytest.raises(ValueError, match=message):
         EXACT.error_bound(dtype, 2**24 + 1)
     allowed = asarray(np.ones((0, 2**24)), dtype)
-    assert EXACT.left(allowed).array is allowed
+    assert EXACT.prepare(allowed).array is allowed
     for products in (None, 1, 2, 3, 5):
         assert Exact(products=products).error_bound(dtype, 2**24) < 1e-2
 
@@ -1211,7 +1211,7 @@ def test_dtype_that_is_not_real_floating(asarray, wrong):
     a = asarray(np.ones((2, 2)), wrong)
     message = f"expected float32 or float64 for exact numerics, got .*{wrong}"
     with pytest.raises(TypeError, match=message):
-        EXACT.left(a)
+        EXACT.prepare(a)
     with pytest.raises(TypeError, match=message):
         EXACT.matmul(a, a)
     with pytest.raises(TypeError, match=message):
@@ -1255,7 +1255,7 @@ def test_memory_of_a_step(asarray, dtype):
 
     def peak(numerics):
         # x is prepared once for all steps.
-        operands = (numerics.left(x), numerics.left(x.T))
+        operands = (numerics.prepare(x), numerics.prepare(x.T))
         settings = {"loss": kernels.squared_error, "numerics": numerics}
         tracemalloc.start()
         try:

@@ -17,7 +17,7 @@ import numpy as np
 import kernels
 
 a = np.asarray([[7.3146, -0.0562, 3.0e-4, 2.7183]])
-operand = kernels.EXACT.left(a)
+operand = kernels.EXACT.prepare(a)
 # The second slice has the other sign.
 slices = [sign * slice_[0] for sign, slice_ in zip((1, -1, 1), operand.slices, strict=True)]
 print("left out:", a[0] - sum(slices))

@@ -157,7 +157,7 @@ def _products(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
     a, b = make(a), make(b)
     return [
         numerics.matmul(a, b),
-        numerics.matmul(numerics.left(a), b),
+        numerics.matmul(numerics.prepare(a), b),
         *(numerics.sum(a, axis=axis, keepdims=axis == 1) for axis in (0, 1)),
         numerics.multiply(a, 0.1),
         numerics.multiply(a, a),

@@ -292,7 +292,7 @@ class MultilayerPerceptron(BaseEstimator):
             if isinstance(n, Exact):
                 try_compiler(compiler, array_namespace(data.x), placement(data.x).get("device"))
             function = compiled(compiler, value_and_gradient, **settings)
-        operands = n.left(data.x), n.left(data.x.T)
+        operands = n.prepare(data.x), n.prepare(data.x.T)
         least = self._least_loss(data, n)
 
         def progress(step: int, value: float) -> None:

@@ -31,7 +31,7 @@ class Numerics(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def left(self, a: Array, *, samples: int | None = None) -> Any:
+    def prepare(self, a: Array, *, samples: int | None = None) -> Any:
         """Prepare a matrix for `matmul` as `a`, once for several products.
 
         With `samples` for `over_samples`: its columns are this worker's of so many samples.

@@ -157,7 +157,7 @@ class Exact:
         if self.products not in (None, *_SCHEMES):
             raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {self.products}")
 
-    def left(self, a: Array, *, samples: int | None = None) -> Operand:
+    def prepare(self, a: Array, *, samples: int | None = None) -> Operand:
         """Cut the left operand of products, whose columns are some of so many samples, if given."""
         xp = array_namespace(a)
         if samples is None:

@@ -19,7 +19,7 @@ class Native:
 
     team: Team = field(default=ALONE, repr=False)
 
-    def left(self, a: Array, *, samples: int | None = None) -> Array:  # noqa: ARG002
+    def prepare(self, a: Array, *, samples: int | None = None) -> Array:  # noqa: ARG002
         return a
 
     def matmul(self, a: Array, b: Array) -> Array:

@@ -220,7 +220,7 @@ def _matmul(make: _Maker, a: str) -> None:
         b = make.operand(k, m)
         text, uses = ("matmul({}, {})", (a, b))
         if way == "prepared":
-            text = "matmul(numerics.left({}), {})"
+            text = "matmul(numerics.prepare({}), {})"
     name = make.line("matmul", "numerics." + text.format(*uses), uses, way)
     make.shapes[name] = (n, m)
 
