@@ -29,8 +29,10 @@ PYTEST = ("hypothesis", "psutil", "pytest", "pytest-xdist")
 PEERS = {"jax": ("optax",)}
 # Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
-# JAX compiles every operation for every shape, which its processes share in a folder.
-SHARED_BY_JAX = {
+# JAX compiles every operation for every shape, which processes and sessions share in a folder.
+JAX_ENV = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(Path(".nox/jax").resolve()),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -98,12 +100,12 @@ def install(session: nox.Session, *packages: str) -> None:
         session.install("-q", "--no-compile", "-c", "constraints.txt", *packages)
 
 
-def pytest(session: nox.Session, name: str, *args: str, **env: str) -> None:
+def pytest(session: nox.Session, name: str, *args: str) -> None:
     """Run pytest and leave its counts for the table."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     report = RESULTS / f"{name.replace(':', '-')}.xml"
     report.unlink(missing_ok=True)
-    session.run("python", "-m", "pytest", f"--junitxml={report}", *args, env=env)
+    session.run("python", "-m", "pytest", f"--junitxml={report}", *args, env=JAX_ENV)
 
 
 class Clock:
@@ -156,8 +158,6 @@ def tests(session: nox.Session, backend: str) -> None:
     extras = f"{BACKENDS[backend]['extra']},save{command_line}"
     peers = PEERS.get(BACKENDS[backend]["module"], ())
     install(session, "-e", f".[{extras}]", *PYTEST, "scikit-learn", *peers)
-    cache = str(Path(session.create_tmp()).resolve())
-    env = {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": cache, **SHARED_BY_JAX}
     record = RESULTS / f"{backend.replace(':', '-')}.json"
     record.unlink(missing_ok=True)
     ignored = IGNORED_BY_ENGINES if backend in ENGINES else IGNORED
@@ -165,7 +165,7 @@ def tests(session: nox.Session, backend: str) -> None:
     suite = BACKENDS[backend].get("suite", ())
     if backend not in CUDA:
         options += TWO_AT_A_TIME
-    pytest(session, backend, *options, *suite, *session.posargs, **env)
+    pytest(session, backend, *options, *suite, *session.posargs)
 
 
 @nox.session
@@ -281,7 +281,8 @@ def docs(session: nox.Session) -> None:
     # What Sphinx finds there it does not make again.
     for made in ("_build", "gallery", "reference/generated"):
         shutil.rmtree(Path("docs", made), ignore_errors=True)
-    session.run("python", "-m", "sphinx", "-W", "--keep-going", "docs", "docs/_build")
+    command = ("sphinx", "-j", "2", "-W", "--keep-going", "docs", "docs/_build")
+    session.run("python", "-m", *command, env=JAX_ENV)
 
 
 @nox.session

@@ -49,6 +49,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"plot_",
     "abort_on_example_error": True,
+    "parallel": True,
     "download_all_examples": False,
     "show_memory": False,
     "remove_config_comments": True,

@@ -60,7 +60,10 @@ def pytest_configure(config):
         "markers", "library(*names): only on these backends, such as torch or torch:cpu"
     )
     config.addinivalue_line("markers", "not_library(*names): on every backend but these")
-    config.addinivalue_line("markers", "thorough: on NumPy, elsewhere only with --thorough")
+    config.addinivalue_line(
+        "markers",
+        "thorough(*names): on NumPy, and elsewhere, or on these backends, only with --thorough",
+    )
     config.addinivalue_line("markers", "every_dtype: in each dtype, also where that takes long")
     for name in config.getoption("backend") or ():
         try:
@@ -116,17 +119,28 @@ def _belongs(item, names, thorough):
     only = [marker.args for marker in item.iter_markers("library")]
     if "backend" not in item.fixturenames:
         # Of some libraries, or of none, for which NumPy's run stands.
-        return all(any(_is_of(name, args) for name in names) for args in only or [("numpy",)])
+        return all(any(_is_of(name, args) for name in names) for args in only or [("numpy",)]) and (
+            thorough or not _left_to_thorough(item, "numpy")
+        )
     name = item.callspec.params["backend"]
     others = [marker.args for marker in item.iter_markers("not_library")]
     if not all(_is_of(name, args) for args in only) or any(_is_of(name, args) for args in others):
         return False
-    if thorough or name == "numpy":
+    if thorough or _left_to_thorough(item, name):
+        return thorough
+    if name == "numpy":
         return True
     # JAX compiles every operation for every dtype, and Dask takes milliseconds for each.
     second = library_of(name) in ("jax", "dask") and item.callspec.params.get("dtype") == "float64"
-    left_out = second and item.get_closest_marker("every_dtype") is None
-    return not left_out and item.get_closest_marker("thorough") is None
+    return not second or item.get_closest_marker("every_dtype") is not None
+
+
+def _left_to_thorough(item, name):
+    """Say whether a test is one of --thorough alone on a backend."""
+    return any(
+        _is_of(name, marker.args) if marker.args else name != "numpy"
+        for marker in item.iter_markers("thorough")
+    )
 
 
 def _is_of(name, libraries):

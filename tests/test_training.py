@@ -566,12 +566,13 @@ def graphs(backend, monkeypatch):
 
 
 @pytest.mark.library("torch")
-@pytest.mark.parametrize("batch_size", [2, *thorough(None)])
-def test_graphs_with_calls_in_their_place(asarray, graphs, batch_size):
+@pytest.mark.parametrize("batch_size", [2, None])
+@pytest.mark.parametrize("inside", [None, *thorough("inductor")])
+def test_graphs_with_calls_in_their_place(asarray, graphs, batch_size, inside):
     """What CUDA's graphs read and write, on any device."""
     from backends import torch as torch_backend
 
-    compile = graphs[0](torch_backend.compile)
+    compile = graphs[0](torch_backend.compile if inside else same)
     arguments = {"learning_rate": 0.001, "batch_size": batch_size}
     layers, x, y = data(asarray, "float32")
     x, y = x[:5, :], y[:5, :]
@@ -853,6 +854,8 @@ UNSAFE = {
     "torch": """
 import torch, backends, torch._inductor.config as inductor
 inductor.cpp.enable_unsafe_math_opt_flag = True
+# Made once for each set of flags, it takes longer than the one file that would use it.
+inductor.cpp_cache_precompile_headers = False
 compile, like = backends.get("torch:cpu").compile, torch.zeros(0)
 """,
     # Early versions of XLA keep the bits whatever is set, and then there is nothing to tell.
@@ -872,6 +875,8 @@ if len({kernels.digest(fit.layers) for fit in fits}) == 1:
 
 
 @pytest.mark.library("torch", "jax")
+# A process in which torch begins to compile takes 20 seconds.
+@pytest.mark.thorough("torch")
 def test_settings_that_let_compilers_change_bits(backend):
     """In a process of its own: XLA reads its own once, and what g++ makes flushes small numbers."""
     prepare = UNSAFE[backend.name.partition(":")[0]]

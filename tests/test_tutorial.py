@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _assert import fetch
+from _params import one_dtype
 
 import kernels
 from kernels.reference.problems import tutorial
@@ -129,6 +130,7 @@ def test_numpy_program(like, dtype):
     check_final(run, oracle(dtype))
 
 
+@one_dtype
 def test_numpy_program_compiled(backend, like, dtype):
     run = train(like, compile=backend.compile)
     check(run, oracle(dtype), dtype)

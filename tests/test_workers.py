@@ -99,10 +99,12 @@ def train(backend):
     return train
 
 
-def test_committed_digests(found, worker):
+def test_committed_digests(backend, found, worker):
     """Workers train to the bits of one process; three divide no batch.
 
     With minibatches of real data in float64, batches of fewer samples than workers, and of one.
+    Native numerics give others, so it is not that the order of the sums was the same for any
+    number of workers.
     """
     assert found["tutorial"] == COMMITTED
     assert found["digits"] == reference.committed()["digits"]["float64"][worker.STEPS]
@@ -114,11 +116,9 @@ def test_committed_digests(found, worker):
         assert found[name] == worker.digest_after(
             expected, kernels.fit, worker.STEPS_OF_SMALL, kernels.EXACT, **method
         )
-
-
-def test_native_numerics_differ(backend, found, worker):
-    """It is not that the order of the sums was the same for any number of workers."""
-    problem = reference.make("tutorial", backend, "float32")
+    # Arrays of Dask are NumPy's inside.
+    place = numpy if backend.slow else backend
+    problem = reference.make("tutorial", place, "float32")
     alone = worker.digest_after(problem, kernels.fit, worker.STEPS, kernels.NATIVE)
     assert found["native"] not in (COMMITTED, alone)
 
@@ -250,10 +250,10 @@ def test_worker_that_cannot_start(train, tmp_path):
     assert err == "Error: worker 2 of 2 ended with status 3.\n"
 
 
-# Ends the third worker in its 5th step, once, as `kill` does.
+# Ends the second worker in its 5th step, once, as `kill` does.
 KILL = """
 import os
-if os.environ.get("RANK") == "2" and not os.path.exists({flag!r}):
+if os.environ.get("RANK") == "1" and not os.path.exists({flag!r}):
     import kernels.training
     take_step, steps = kernels.training.unchecked_step, []
     def dying(*arguments, **options):
@@ -279,13 +279,13 @@ def test_killed_worker_with_checkpoints(train, killed, tmp_path):
     """All start again from the last checkpoint and end with the digest of an undisturbed run."""
     environment, flag = killed
     checkpoint = ("--checkpoint", tmp_path / "checkpoints", "--every", "2")
-    out, err = run(*train(*SHORT, *checkpoint, "--json"), **environment)
+    out, err = run(*train(*SHORT, *checkpoint, "--json", workers=2), **environment)
     assert flag.exists()
     report = json.loads(out)
     assert report["digest"] == COMMITTED
     assert report["resumed"] == str(tmp_path / "checkpoints")
     assert err == (
-        "Worker 3 of 3 was killed by SIGTERM; starting again from the last checkpoint.\n"
+        "Worker 2 of 2 was killed by SIGTERM; starting again from the last checkpoint.\n"
     )
 
 

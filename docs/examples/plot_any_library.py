@@ -19,7 +19,7 @@ def fit_sine(xp):
     x = xp.reshape(xp.linspace(-1, 1, 101, dtype=xp.float32), (-1, 1))
     y = xp.sin(3 * x)
     layers = kernels.init((1, 50, 1), like=x)
-    layers = kernels.fit(layers, x, y, learning_rate=1e-4, steps=3000).layers
+    layers = kernels.fit(layers, x, y, learning_rate=1e-3, steps=1000).layers
     return x, y, kernels.forward(layers, x)[-1]
 
 

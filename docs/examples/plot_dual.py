@@ -48,7 +48,7 @@ print(f"largest difference of any weight: {difference:.1e}")
 # repeated n / 60 times.
 
 
-def seconds(x, labels, in_dual, steps=100):
+def seconds(x, labels, in_dual, steps=50):
     """Time one step."""
     layers = kernels.init((x.shape[1], 50, len(countries)), like=x)
     begin = time.perf_counter()

@@ -25,6 +25,8 @@ PROGRAMS = {
     for i, program in enumerate(blocks(page, "python"))
     if not re.search(r"from backends|import torch|kernels.estimators|>>>", program)
 }
+# Those that the tests of the command itself run, which look at what they print.
+TESTED = (["kernels check numpy"], ["kernels verify --backend numpy"])
 # The commands of a block run in one folder, one after the other. Those of an engine run in
 # tests/test_workers.py, with that engine.
 COMMANDS = {
@@ -33,6 +35,7 @@ COMMANDS = {
     for block in blocks(page, "console")
     if "--engine" not in block
     and (commands := re.findall(r"^python -m ((?:kernels|benchmarks).*)$", block, re.MULTILINE))
+    and commands not in TESTED
 }
 
 
@@ -45,14 +48,23 @@ def run(*args, cwd):
 
 
 @pytest.mark.parametrize("commands", sorted(COMMANDS), ids="; ".join)
-def test_commands_run(commands, tmp_path):
+def test_commands_run(commands, tmp_path, monkeypatch, capsys):
+    """In this process, as far as it has them: others show that they are programs as well."""
     pytest.importorskip("typer", reason="the command line is not installed")
+    main = pytest.importorskip("kernels.__main__").main
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    monkeypatch.chdir(tmp_path)
     if any(command.startswith("kernels export") for command in commands):
         pytest.importorskip("ndonnx", reason="export needs array-api-kernels[ndonnx]")
     if any(command.startswith("benchmarks") for command in commands):
         pytest.importorskip("cpuinfo", reason="benchmarks need array-api-kernels[bench]")
     for command in commands:
-        assert run("-m", *command.split(), cwd=tmp_path)
+        package, *arguments = command.split()
+        if package == "kernels":
+            assert main(arguments) == 0
+            assert capsys.readouterr().out
+        else:
+            assert run("-m", package, *arguments, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=PROGRAMS.values())
