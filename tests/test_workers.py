@@ -104,7 +104,8 @@ def test_committed_digests(backend, found, worker):
 
     With minibatches of real data in float64, batches of fewer samples than workers, and of one.
     Native numerics give others, so it is not that the order of the sums was the same for any
-    number of workers.
+    number of workers. All that these workers found is looked at here, since each process of the
+    tests would start them again.
     """
     assert found["tutorial"] == COMMITTED
     assert found["digits"] == reference.committed()["digits"]["float64"][worker.STEPS]
@@ -121,10 +122,12 @@ def test_committed_digests(backend, found, worker):
     problem = reference.make("tutorial", place, "float32")
     alone = worker.digest_after(problem, kernels.fit, worker.STEPS, kernels.NATIVE)
     assert found["native"] not in (COMMITTED, alone)
+    if "sent" in found:
+        assert_finite_as_alone(found, worker)
+        assert_little_is_sent(found)
 
 
-@pytest.mark.library("torch")
-def test_not_finite(found, worker):
+def assert_finite_as_alone(found, worker):
     """What one worker has of it makes not finite what it would alone, of NaN too."""
     with np.errstate(all="ignore"):
         expected = worker.finite(np.asarray, kernels.EXACT)
@@ -132,8 +135,7 @@ def test_not_finite(found, worker):
     assert expected[:4] == [[[False] * 2] * 3, [False] * 2, [[True], [False], [True]], [True]]
 
 
-@pytest.mark.library("torch")
-def test_what_is_sent(found):
+def assert_little_is_sent(found):
     """In a step: the predictions, the gradients, exact as products, and a few numbers more."""
     collectives = importlib.import_module("benchmarks.collectives")
     if found["count"] == 1:
