@@ -49,7 +49,7 @@ DOCS_PACKAGES = (
     "sphinx-gallery",
     "chemotools",
 )
-CHECKS = ("cli", "estimators", "doctests", "docs", "lint", "types", "package")
+CHECKS = ("cli", "estimators", "docs", "lint", "types", "package")
 # The schemas of files that only a service reads.
 SCHEMAS = {
     "github-workflows": ".github/workflows/*.yml",
@@ -63,6 +63,15 @@ BENCHMARK_TESTS = "tests/benchmarks"
 # Those of the estimators, which need scikit-learn and some libraries at once.
 ESTIMATOR_TESTS = "tests/estimators"
 SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
+# Examples in docstrings and pages. Those of backends.autograd need its libraries, and run in the
+# tests of these; the others need torch and Dask to be imported at all.
+NOT_DOCTESTS = ("autograd", "workers/_torch_team.py", "workers/_dask_steps.py")
+DOCTESTS = (
+    "--doctest-modules",
+    "--doctest-glob=*.md",
+    *(f"--ignore=backends/{module}" for module in NOT_DOCTESTS),
+    *("kernels", "backends", "benchmarks", "docs"),
+)
 # What each library is tested with through the command line.
 OF_LIBRARIES = ("test_checkpoint.py", "test_cli.py")
 IGNORED_BY_ENGINES = tuple(
@@ -199,10 +208,11 @@ def oldest(session: nox.Session, what: str) -> None:
 @nox.session
 @timed
 def cli(session: nox.Session) -> None:
-    """Test the command line and run the commands and programs of the README."""
+    """Test the command line, and run the commands, programs and examples of all pages."""
     install(session, "-e", ".[bench,array-api-strict,ndonnx]", *PYTEST)
     selected = ("--backend", "numpy", CLI_TESTS, *SMOKE)
     pytest(session, "cli", *TWO_AT_A_TIME, *selected, *session.posargs)
+    pytest(session, "doctests", *DOCTESTS)
 
 
 @nox.session
@@ -247,16 +257,10 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
-@timed
 def doctests(session: nox.Session) -> None:
-    """Run the examples in the docstrings and in docs."""
+    """Run the examples in docstrings and pages, as the session cli does too."""
     install(session, "-e", ".[cli]", *PYTEST)
-    # Those of backends.autograd need its libraries, and run in the tests of these; the others need
-    # torch and Dask to be imported at all.
-    modules = ("autograd", "workers/_torch_team.py", "workers/_dask_steps.py")
-    ignored = (f"--ignore=backends/{module}" for module in modules)
-    options = ("--doctest-modules", "--doctest-glob=*.md", *ignored)
-    pytest(session, "doctests", *options, "kernels", "backends", "benchmarks", "docs")
+    pytest(session, "doctests", *DOCTESTS)
 
 
 @nox.session

@@ -109,7 +109,10 @@ def pytest_collection_modifyitems(config, items):
     names = config.getoption("backend") or backends.names()
     belong = [_belongs(item, names, config.getoption("thorough")) for item in items]
     config.hook.pytest_deselected(items=[*itertools.compress(items, map(operator.not_, belong))])
-    items[:] = itertools.compress(items, belong)
+    # Those of workers take longest: first, so that no process is left alone with them.
+    items[:] = sorted(
+        itertools.compress(items, belong), key=lambda item: "workers" not in item.path.name
+    )
     for item in items:
         _expect_known_failures(item)
 
