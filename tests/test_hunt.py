@@ -74,7 +74,8 @@ def test_nothing_is_found_where_nothing_is_wrong(name):
 def test_a_planted_defect_is_found_and_made_small(monkeypatch):
     """Quotients that are a few units too large."""
     plant(monkeypatch, "divide", lambda a: a + a * 2.0**-22)
-    find, _ = hunt("array-api-strict eager", 300)
+    # On a busy machine too it is made as small as it gets.
+    find, _ = hunt("array-api-strict eager", 300, shrinking=60.0)
     assert find.key[:3] == ("array-api-strict eager", "divide", "bits")
     assert "numerics.divide(" in find.text
     # What is printed runs, alone, and gives what it says.
