@@ -15,7 +15,6 @@ from ..optimizers import SGD, Adam
 from ..schedules import cosine
 
 __all__ = [
-    "Preparation",
     "Problem",
     "digits",
     "digits_adam",
@@ -25,26 +24,6 @@ __all__ = [
     "tutorial_dual",
     "tutorial_momentum",
 ]
-
-
-class Preparation(NamedTuple):
-    """What was done to a user's own data: what the network needs done to new samples as well.
-
-    Attributes
-    ----------
-    classes
-        The label of each output, or both of a single one, or none in regression.
-    mean, deviation
-        Of each feature over the training samples, which were subtracted and divided by.
-    target_mean, target_deviation
-        The same of each target with the squared error, or none.
-    """
-
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    target_mean: tuple[float, ...] = ()
-    target_deviation: tuple[float, ...] = ()
 
 
 class Problem(NamedTuple):
@@ -64,8 +43,6 @@ class Problem(NamedTuple):
         Arguments of `kernels.fit`.
     held_out
         (x, y) to measure accuracy on, or None.
-    preparation
-        Of a user's own data.
     optimizer
         What takes the place of the learning rate, if anything does.
     activation, l2, sample_weight, dual
@@ -82,7 +59,6 @@ class Problem(NamedTuple):
     epochs: int | None
     batch_size: int | None
     held_out: tuple[Array, Array] | None
-    preparation: Preparation | None = None
     optimizer: SGD | Adam | None = None
     activation: Activation = relu
     l2: float = 0.0

@@ -12,8 +12,9 @@ from kernels.__main__ import main
 NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "safetensors"):
     pytest.importorskip(module, reason=NEEDED)
-data, targets = (
-    importlib.import_module(f"kernels.cli.train.{name}") for name in ("data", "targets")
+arrays, table, problems, targets = (
+    importlib.import_module(f"kernels.cli.{name}")
+    for name in ("data.arrays", "data.table", "train.problem", "train.targets")
 )
 
 N = 40
@@ -53,17 +54,17 @@ def train(files, capsys):
 
 
 def problem(path, target, loss, weights=None):
-    table = data.read_table(path, target, targets.task_for(loss, None), weights)
-    return data.make_problem(
-        table, asarray=np.asarray, dtype="float32", hidden=(4,), loss=loss, seed=0
+    read = table.read_table(path, target, targets.task_for(loss, None), weights)
+    return problems.make_problem(
+        read, asarray=np.asarray, dtype="float32", hidden=(4,), loss=loss, seed=0
     )
 
 
 @pytest.mark.parametrize(
     ("file", "target", "loss", "weights", "sizes"),
     [
-        ("d.csv", "count", "poisson", "w", [5, 4, 1]),
-        ("d.csv", "two", "logistic_cross_entropy", None, [6, 4, 1]),
+        ("d.csv", "count", "poisson", "w", [4, 4, 1]),
+        ("d.csv", "two", "logistic_cross_entropy", None, [5, 4, 1]),
         ("d.npz", "labels", "logistic_cross_entropy", "w", [3, 4, 2]),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_loss_is_that_of_fit(files, train, file, target, loss, weights, sizes)
     assert report["loss_name"] == targets.LOSS_NAMES[targets.LOSSES[loss]]
     assert report["weights"] == weights
     assert report["method"] == ("" if weights is None else "weights w")
-    made = problem(files / file, target, loss, weights)
+    made = problem(files / file, target, loss, weights).problem
     fit = kernels.fit(
         made.layers,
         made.x,
@@ -111,11 +112,11 @@ def test_a_loss_is_that_of_fit(files, train, file, target, loss, weights, sizes)
 
 def test_weights_are_those_of_the_samples(files):
     """And are no features."""
-    made = problem(files / "d.npz", "many", "squared_error", "w")
+    made, preparation, _ = problem(files / "d.npz", "many", "squared_error", "w")
     assert made.layers[0].weight.shape[0] == 3
     row = {tuple(np.round(x, 4)): w for x, w in zip(X, WEIGHT, strict=True)}
-    preparation = made.preparation
-    back = made.x * np.asarray(preparation.deviation) + np.asarray(preparation.mean)
+    deviation, mean = np.asarray([(c.deviation, c.mean) for c in preparation.columns]).T
+    back = made.x * deviation + mean
     found = [row[tuple(np.round(x, 4))] for x in back.astype(float)]
     np.testing.assert_array_equal(made.sample_weight, np.asarray(found, "float32"))
 
@@ -178,10 +179,10 @@ def test_a_checkpoint_has_loss_and_weights(train, files, capsys):
 def test_a_folder_has_labels(tmp_path):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", LABELS)
-    table = data.read_folder(tmp_path, targets.LABELS, "float32")
-    assert targets.learned("logistic_cross_entropy", "d", table.y, table.classes) == (
+    read = arrays.read_folder(tmp_path, targets.LABELS, "float32")
+    assert targets.learned("logistic_cross_entropy", "d", read.y, read.classes) == (
         kernels.logistic_cross_entropy,
         2,
     )
     with pytest.raises(targets.CliError, match="expected class indices"):
-        data.read_folder(tmp_path, "classification", "float32")
+        arrays.read_folder(tmp_path, "classification", "float32")

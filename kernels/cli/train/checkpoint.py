@@ -103,7 +103,7 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
         saved = getattr(before, name)
         if name not in free and value != saved:
             option = f"--{name.replace('_', '-')}"
-            expected = f"no {option}" if saved is None else f"{option} {_shown(saved)}"
+            expected = f"no {option}" if saved in (None, ()) else f"{option} {_shown(saved)}"
             raise CliError(
                 f"expected {expected}, as in the checkpoint in {folder}, got {_shown(value)}"
             )
@@ -210,7 +210,8 @@ def _read(path: Path) -> Checkpoint:
     tensors, texts = read_tensors(path)
     try:
         fields = json.loads(texts["settings"])
-        settings = Settings(**fields)._replace(hidden=tuple(fields["hidden"]))
+        drop = tuple(fields.get("drop", ()))
+        settings = Settings(**fields)._replace(hidden=tuple(fields["hidden"]), drop=drop)
         dtype = np.dtype(settings.dtype)
         losses = np.frombuffer(tensors.pop("losses")["data"], dtype.newbyteorder("<"))
     except (KeyError, TypeError, ValueError) as error:

@@ -78,7 +78,8 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
         losses = _joined(job.earlier, trained.losses)
         numerics = NUMERICS[job.settings.numerics]
         activation = activation_of(job.settings)
-        scores = measure(job.problem, trained.layers, place, numerics, activation)
+        scale = () if job.preparation is None else job.preparation.target.deviation
+        scores = measure(job.problem, trained.layers, place, numerics, activation, scale)
         check_finite(_on_host(place, trained.layers), losses, job.problem, scores.final_loss)
         if not team.first:
             return
@@ -191,7 +192,8 @@ def _report(
         digest=digest(trained.layers),
         saved=None if options.save is None else str(options.save),
         plot=None if options.plot is None else str(options.plot),
-        preparation=problem.preparation,
+        preparation=job.preparation,
+        prepared=job.prepared,
     )
 
 

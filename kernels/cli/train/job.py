@@ -17,9 +17,12 @@ from ...optimizers import AdamState, SGDState
 from ...reference.problems import Problem, digits, tutorial
 from ...storage import load
 from ..common import DTYPES, CliError, activation_in, as_cli_error
-from .data import FOLDER, Table, make_problem
+from ..data.arrays import FOLDER
+from ..data.preparation import Preparation
+from ..data.sheet import Table
 from .method import ADAM_RATE
 from .plan import Plan
+from .problem import Prepared, make_problem
 from .settings import Settings
 from .targets import name_of, task_of
 
@@ -41,6 +44,10 @@ class Job(NamedTuple):
         How many steps there are in all.
     state
         Of the optimizer after the steps that are done, if it has one.
+    preparation
+        What was done to the columns of a file.
+    prepared
+        The same in sentences, and what was done to cells and rows.
     """
 
     problem: Problem
@@ -48,6 +55,8 @@ class Job(NamedTuple):
     earlier: Any
     total: int
     state: SGDState | AdamState | None = None
+    preparation: Preparation | None = None
+    prepared: tuple[str, ...] = ()
 
 
 def job_on(team: Workers, plan: Plan) -> Job:
@@ -57,7 +66,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
     if initial is not None and settings.hidden is None:
         settings = settings._replace(hidden=sizes_of(initial)[1:-1])
     with as_cli_error(ValueError, MemoryError):
-        problem = _problem(settings, plan.table, team.backend)
+        problem, preparation, lines = _problem(settings, plan.table, team.backend)
     if initial is not None:
         if sizes_of(initial) != sizes_of(problem.layers):
             raise CliError(
@@ -85,7 +94,8 @@ def job_on(team: Workers, plan: Plan) -> Job:
         raise CliError(f"expected --warmup below the {total} steps in all, got {settings.warmup}")
     if samples < team.count:
         raise CliError(f"expected at most as many workers as samples, {samples}, got {team.count}")
-    return Job(problem, settings, earlier, total, _state(plan, team.backend))
+    state = _state(plan, team.backend)
+    return Job(problem, settings, earlier, total, state, preparation, lines)
 
 
 def sizes_of(layers: Sequence[Layer]) -> tuple[int, ...]:
@@ -144,10 +154,12 @@ def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
         ) from error
 
 
-def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem:
+def _problem(settings: Settings, table: Table | None, place: Backend) -> Prepared:
     hidden = (100,) if settings.hidden is None else settings.hidden
+    preparation: Preparation | None = None
+    lines: tuple[str, ...] = ()
     if table is not None:
-        problem = make_problem(
+        problem, preparation, lines = make_problem(
             table,
             asarray=place.asarray,
             dtype=settings.dtype,
@@ -172,7 +184,7 @@ def _problem(settings: Settings, table: Table | None, place: Backend) -> Problem
         problem = problem._replace(batch_size=settings.batch_size)
     if settings.steps is not None or settings.epochs is not None:
         problem = problem._replace(steps=settings.steps, epochs=settings.epochs)
-    return problem
+    return Prepared(problem, preparation, lines)
 
 
 def _settled(settings: Settings, table: Table | None, problem: Problem, total: int) -> Settings:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..common import CliError, as_cli_error, check_output, choose, require
+from ..data.arrays import read_folder
+from ..data.sheet import TASKS, Table
+from ..data.table import read_table
 from .checkpoint import Checkpoint, agree, newest
-from .data import TASKS, Table, read_folder, read_table
 from .method import check_method
 from .settings import Options, Settings, given_of, with_engine
 from .targets import task_for
@@ -100,9 +102,9 @@ def _check_outputs(options: Options, source: Path | None) -> None:
 def _read_data(settings: Settings) -> Table | None:
     problem, target, weights = settings.problem, settings.target, settings.weights
     if settings.data is None:
-        for name in ("target", "weights", "task", "loss"):
+        for name in ("target", "weights", "task", "loss", "drop", "separator"):
             option, value = f"--{name}", getattr(settings, name)
-            if value is not None:
+            if value:
                 raise CliError(f"{option} needs --data FILE")
         if choose("--problem", problem or "digits", _PROBLEMS) == "digits":
             require("sklearn", "the problem digits")
@@ -118,11 +120,15 @@ def _read_data(settings: Settings) -> Table | None:
             raise CliError(
                 f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
             )
-        if weights is not None:
-            raise CliError(f"--weights needs --data FILE, got the folder {data}")
+        for name in ("weights", "drop", "separator"):
+            if getattr(settings, name):
+                raise CliError(f"--{name} needs --data FILE, got the folder {data}")
         return read_folder(data, task, settings.dtype)
     if target is None:
         raise CliError(f"--data {data} needs --target COLUMN")
     if weights == target:
         raise CliError(f"expected --weights other than --target, got {target!r} as both")
-    return read_table(data, target, task, weights)
+    for option, column in (("--target", target), ("--weights", weights)):
+        if column in settings.drop:
+            raise CliError(f"expected --drop other than {option}, got {column!r} as both")
+    return read_table(data, target, task, weights, drop=settings.drop, separator=settings.separator)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from ...reference.problems import Preparation
+from ..data.preparation import Preparation, as_fields
 from ..tables import duration, make_table, print_table
 
 __all__ = [
@@ -60,7 +60,9 @@ class Report(NamedTuple):
     saved, plot
         Files written.
     preparation
-        Of a user's own data.
+        What was done to the columns of a file.
+    prepared
+        The same in sentences, and what was done to cells and rows.
     """
 
     problem: str
@@ -100,13 +102,14 @@ class Report(NamedTuple):
     saved: str | None
     plot: str | None
     preparation: Preparation | None
+    prepared: tuple[str, ...]
 
 
 def as_json(report: Report) -> str:
     """Write a report as one JSON object."""
     preparation = report.preparation
     fields = report._asdict() | {
-        "preparation": None if preparation is None else preparation._asdict()
+        "preparation": None if preparation is None else as_fields(preparation)
     }
     return json.dumps(fields, indent=2, allow_nan=False)
 
@@ -127,6 +130,10 @@ def report_table(console: Console, report: Report) -> None:
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "problem", f"{report.problem}, {report.samples} training samples"
+    for label, line in zip(
+        ("prepared", *[""] * len(report.prepared)), report.prepared, strict=False
+    ):
+        yield label, line
     yield "backend", report.backend
     yield "device", report.device
     yield "library", f"{report.backend.partition(':')[0]} {report.version}"

@@ -252,8 +252,12 @@ def measure(
     place: Backend,
     numerics: Numerics,
     activation: Activation = relu,
+    scale: tuple[float, ...] = (),
 ) -> Scores:
-    """Compute the loss over all training samples and the scores on those held out."""
+    """Compute the loss over all training samples and the scores on those held out.
+
+    `scale` has what each target was divided by, if anything.
+    """
     import numpy as np
 
     def predict(x: Array) -> Array:
@@ -267,10 +271,12 @@ def measure(
             return Scores(final, None)
         x, target = problem.held_out
         got = place.to_numpy(predict(x))
-        return Scores(final, _score(problem, got, place.to_numpy(target)))
+        return Scores(final, _score(problem, got, place.to_numpy(target), scale))
 
 
-def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
+def _score(
+    problem: Problem, prediction: Any, target: Any, scale: tuple[float, ...]
+) -> dict[str, float]:
     import numpy as np
 
     samples = {"samples": len(target)}
@@ -282,12 +288,10 @@ def _score(problem: Problem, prediction: Any, target: Any) -> dict[str, float]:
         return samples | {"accuracy": float(np.mean(prediction.argmax(axis=1) == target))}
     if problem.loss is poisson:
         prediction = np.exp(prediction.astype(np.float64))
-    own = None if problem.preparation is None else problem.preparation.target_deviation
-    scale: Any = own or 1.0
     squares = (prediction - target).astype(np.float64) ** 2
     spread = np.sum((target - target.mean(axis=0)).astype(np.float64) ** 2)
     # Scaled as roots, since squares of large targets are infinite.
-    roots = np.sqrt(np.mean(squares, axis=0)) * np.asarray(scale)
+    roots = np.sqrt(np.mean(squares, axis=0)) * np.asarray(scale or 1.0)
     rmse = math.hypot(*roots) / math.sqrt(len(roots))
     # Targets that are all alike leave no variance to explain.
     r2 = {"r2": float(1.0 - np.sum(squares) / spread)} if spread > 0 else {}

@@ -33,6 +33,8 @@ class Settings(NamedTuple):
     data_sha256: str | None = None
     target: str | None = None
     weights: str | None = None
+    drop: tuple[str, ...] = ()
+    separator: str | None = None
     task: str | None = None
     loss: str | None = None
     hidden: tuple[int, ...] | None = None
@@ -84,9 +86,9 @@ class Options(NamedTuple):
         Path | None,
         _option(
             "Data",
-            "Your own FILE.csv with a header row, or FILE.npz; needs --target. Or a DIR with x.npy "
-            "and y.npy, which are taken as they are; with --engine dask they may be larger than a "
-            "worker's memory.",
+            "Your own file; needs --target. CSV and the like with a header row, maybe as .gz or "
+            ".zst, Parquet, Arrow, Feather, or .npz. Or a DIR with x.npy and y.npy, which are "
+            "taken as they are; with --engine dask they may be larger than a worker's memory.",
         ),
     ] = None
     target: Annotated[
@@ -100,6 +102,14 @@ class Options(NamedTuple):
             "How much each sample counts, 0 or more: the header of another column, or the key of "
             "another array. Default: each as much as any other.",
         ),
+    ] = None
+    drop: Annotated[
+        list[str] | None,
+        _option("Data", "The header of a column to leave out; give it once for each."),
+    ] = None
+    separator: Annotated[
+        str | None,
+        _option("Data", "Of the cells of a file of text, such as ';' or tab. Default: found out."),
     ] = None
     task: Annotated[
         str | None,
@@ -315,6 +325,8 @@ def given_of(options: Options) -> dict[str, Any]:
         raise CliError(f"expected a positive --learning-rate, got {rate}")
     fields = options._asdict() | {
         "data": None if options.data is None else str(options.data),
+        "drop": tuple(options.drop) if options.drop else None,
+        "separator": None if options.separator is None else _parse_separator(options.separator),
         "hidden": None if options.hidden is None else _parse_hidden(options.hidden),
     }
     return {
@@ -359,3 +371,11 @@ def _parse_hidden(hidden: str) -> tuple[int, ...]:
             f"100,50, got {hidden!r}"
         )
     return tuple(int(part) for part in parts)
+
+
+def _parse_separator(separator: str) -> str:
+    """Take a tab also as it is typed."""
+    found = "\t" if separator in ("tab", r"\t") else separator
+    if len(found.encode()) != 1 or found in '"\r\n':
+        raise CliError(f"expected --separator to be one character or tab, got {separator!r}")
+    return found

@@ -12,9 +12,9 @@ from ...losses import (
     squared_error,
 )
 from ..common import CliError, choose
+from ..data.sheet import LABELS
 
 __all__ = [
-    "LABELS",
     "LOSSES",
     "LOSS_NAMES",
     "learned",
@@ -38,9 +38,6 @@ LOSS_NAMES: dict[Loss, str] = {
     logistic_cross_entropy: "mean logistic cross-entropy",
     poisson: "mean Poisson loss",
 }
-
-# A task that `--loss logistic_cross_entropy` makes: two classes, or labels in several columns.
-LABELS = "labels"
 
 _TASKS = {
     "squared_error": "regression",

@@ -162,6 +162,8 @@ def _written(options: Options) -> list[str]:
             arguments.append(f"--{option}")
         elif value is False and name != "json":
             arguments.append(f"--no-{option}")
+        elif isinstance(value, list):
+            arguments += [f"--{option}={each}" for each in value]
         elif value not in (None, False):
             arguments.append(f"--{option}={value}")
     return arguments

@@ -1,0 +1,1 @@
+"""A user's own file: its columns, and what is done to them before a network sees them."""

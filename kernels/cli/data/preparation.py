@@ -1,0 +1,417 @@
+"""What is done to the columns of a file before a network sees them, learned from training rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..common import CliError
+from .sheet import Sheet, listed, where
+
+__all__ = [
+    "Column",
+    "Preparation",
+    "Target",
+    "as_fields",
+    "features",
+    "filled",
+    "from_json",
+    "learn",
+    "lines",
+    "scale_of",
+    "scaled",
+    "to_json",
+    "width",
+]
+
+# Names that columns have which only count the rows.
+_INDEX = ("", "unnamed: 0", "index", "rownames", "row_names", "row.names", "id")
+
+# More categories than these, or than half the rows, are names.
+_MOST_CATEGORIES = 1000
+
+_KINDS = ("number", "date", "category")
+
+# In a day.
+_MICROSECONDS = 86_400_000_000
+
+
+class Column(NamedTuple):
+    """A column of a file that a network sees.
+
+    Attributes
+    ----------
+    name
+        In the header.
+    kind
+        "number", "date" (days since 1970, a number) or "category".
+    fill
+        What an empty cell becomes: the median of the training rows, or their most frequent
+        category where they have no empty cells; with them, being empty is a category, "".
+    categories
+        Each of which is an input, 1 in the rows that have it and else 0; none of numbers.
+    mean, deviation
+        Of numbers over the training rows, subtracted and divided by.
+    """
+
+    name: str
+    kind: str
+    fill: float | str
+    categories: tuple[str, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+class Target(NamedTuple):
+    """What is predicted.
+
+    Attributes
+    ----------
+    name
+        Of the column, or the key of an array.
+    classes
+        The label of each output, or both of a single one; none of numbers.
+    mean, deviation
+        Of each number over the training rows with the squared error, subtracted and divided by; or
+        none.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+
+class Preparation(NamedTuple):
+    """What a network needs done to rows, of a file or an array.
+
+    Attributes
+    ----------
+    columns
+        In the order of the inputs.
+    target
+        What is predicted.
+    dropped
+        Each column that no network sees, and why.
+    """
+
+    columns: tuple[Column, ...]
+    target: Target
+    dropped: tuple[tuple[str, str], ...] = ()
+
+
+def learn(
+    sheet: Sheet,
+    train: Any,
+    target: Target,
+    *,
+    dropped: Sequence[tuple[str, str]] = (),
+    whole: bool = False,
+) -> Preparation:
+    """Decide what to do with each column, and learn from the training rows what that takes.
+
+    scikit-learn's SimpleImputer, OneHotEncoder and StandardScaler would do most of it; but a mean
+    of NumPy depends on the machine, and these are sums that are rounded once.
+
+    Parameters
+    ----------
+    sheet
+        The columns, without the target.
+    train
+        NumPy indices of the training rows.
+    target
+        What is predicted.
+    dropped
+        Columns that are not in the sheet, and why.
+    whole
+        Whether constant columns stay, as those of an array.
+
+    Raises
+    ------
+    CliError
+        If no column is left.
+    """
+    columns, left_out = [], list(dropped)
+    for cells in sheet.frame:
+        found = _column(sheet, cells, train, whole)
+        if isinstance(found, Column):
+            columns.append(found)
+        else:
+            left_out.append((cells.name, found))
+    if not columns:
+        why = "; ".join(f"{name!r}: {reason}" for name, reason in left_out[:12])
+        raise CliError(f"expected a column to learn from in {sheet.path}, got none ({why})")
+    return Preparation(tuple(columns), target, tuple(left_out))
+
+
+def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
+    """Learn what to do with a column, or why it is dropped."""
+    import numpy as np
+
+    known = cells.gather(train).drop_nulls()
+    if not len(known):
+        return "empty"
+    kind = _kind(cells)
+    if kind != "category":
+        if kind == "number" and cells.name.lower() in _INDEX and _counts_rows(sheet, cells):
+            return "counts the rows"
+        values = _values(cells, kind)[train]
+        fill = float(np.median(values[~np.isnan(values)]))
+        values = np.where(np.isnan(values), fill, values)
+        if not whole and (values == fill).all():
+            return f"is {fill:g} in all training rows"
+        return Column(cells.name, kind, fill, (), *scale_of(values))
+    counts = known.value_counts().rows()
+    if len(counts) > min(_MOST_CATEGORIES, len(train) // 2):
+        return f"{len(counts)} different texts in {len(train)} training rows"
+    # The first in their order of those that are most frequent.
+    frequent: str = min(counts, key=lambda row: (-row[1], row[0]))[0]
+    names = {name for name, _ in counts}
+    if len(known) < len(train):
+        frequent = ""
+        names.add("")
+    if len(names) == 1:
+        return f"is {frequent!r} in all training rows"
+    return Column(cells.name, kind, frequent, tuple(sorted(names)))
+
+
+def _kind(cells: Any) -> str:
+    import polars as pl
+
+    if cells.dtype == pl.Datetime:
+        return "date"
+    return "number" if cells.dtype.is_numeric() else "category"
+
+
+def _counts_rows(sheet: Sheet, cells: Any) -> bool:
+    """Say whether cells are 0, 1, ... or 1, 2, ... in the rows of the file."""
+    import numpy as np
+
+    rows = np.arange(len(cells)) if sheet.rows is None else sheet.rows
+    values = _values(cells, "number")
+    return any((values == rows + first).all() for first in (0, 1))
+
+
+def _values(cells: Any, kind: str) -> Any:
+    """Make float64 numbers of a column, NaN where it is empty."""
+    import numpy as np
+    import polars as pl
+
+    if kind == "date":
+        cells = cells.cast(pl.Int64).cast(pl.Float64) / _MICROSECONDS
+    return cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def scale_of(a: Any) -> tuple[float, float]:
+    """Find mean and deviation of float64 numbers, which are rounded once: the same in any order.
+
+    Those that are constant have no deviation, but a scale: 1, or the mean if that is larger.
+    """
+    import numpy as np
+
+    # Near 1, since squares of what is far from it are 0 or infinite; by powers of two, which round
+    # nothing.
+    exponent = max(int(np.frexp(np.max(np.abs(a)))[1]), -1000)
+    a = np.ascontiguousarray(np.ldexp(a, -exponent))
+    mean = math.fsum(memoryview(a)) / len(a)
+    deviation = math.sqrt(math.fsum(memoryview((a - mean) ** 2)) / len(a))
+    # The deviation of a constant column is 0 or a rounding error, and no scale.
+    if deviation <= 1e-12 * abs(mean):
+        mean = math.ldexp(mean, exponent)
+        return mean, max(1.0, abs(mean))
+    return math.ldexp(mean, exponent), math.ldexp(deviation, exponent)
+
+
+def scaled(a: Any, mean: float, deviation: float) -> Any:
+    """Subtract a mean and divide by a deviation; no difference is infinite."""
+    import numpy as np
+
+    exponent = math.frexp(deviation)[1]
+    mean, deviation = math.ldexp(mean, -exponent), math.ldexp(deviation, -exponent)
+    return (np.ldexp(a, -exponent) - mean) / deviation
+
+
+def width(preparation: Preparation) -> int:
+    """Count the inputs of a network."""
+    return sum(len(column.categories) or 1 for column in preparation.columns)
+
+
+def features(
+    preparation: Preparation, sheet: Sheet, dtype: str = "float64", *, strict: bool = True
+) -> Any:
+    """Prepare rows for a network.
+
+    Parameters
+    ----------
+    preparation
+        As it was learned.
+    sheet
+        With the same columns in any order, and maybe others.
+    dtype
+        Of what is returned.
+    strict
+        Whether a category that was not learned is an error; if not, all its inputs are 0.
+
+    Returns
+    -------
+    array
+        Of NumPy, of shape (rows, inputs).
+
+    Raises
+    ------
+    CliError
+        If a column is missing, has another kind of cells or a category that was not learned, or if
+        a number is too large.
+    """
+    import numpy as np
+
+    names = [column.name for column in preparation.columns]
+    missing = [name for name in names if name not in sheet.frame.columns]
+    if missing:
+        raise CliError(
+            f"expected the columns {listed(names)} in {sheet.path}, got none of the name "
+            f"{listed(missing)}"
+        )
+    out = np.empty((sheet.frame.height, width(preparation)), dtype)
+    start = 0
+    for column in preparation.columns:
+        cells = sheet.frame[column.name]
+        if column.kind == "category":
+            codes = _codes(column, cells, sheet, strict)
+            for place in range(len(column.categories)):
+                out[:, start + place] = codes == place
+        else:
+            _check_kind(column, cells, sheet)
+            values = _values(cells, column.kind)
+            values = np.where(np.isnan(values), column.fill, values)
+            with np.errstate(over="ignore"):
+                out[:, start] = scaled(values, column.mean, column.deviation)
+            _check_finite(column, out[:, start], values, sheet)
+        start += len(column.categories) or 1
+    return out
+
+
+def _codes(column: Column, cells: Any, sheet: Sheet, strict: bool) -> Any:
+    """Find the number of the category of each cell, -1 for one that was not learned."""
+    import polars as pl
+
+    known = {name: code for code, name in enumerate(column.categories)}
+    codes = (
+        cells.cast(pl.String)
+        .fill_null(column.fill)
+        .replace_strict(known, default=-1, return_dtype=pl.Int32)
+        .to_numpy()
+    )
+    if strict and (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise CliError(
+            f"expected one of {listed(list(column.categories))}, which were learned, got "
+            f"{cells[row]!r} in {where(sheet, row, column.name)}"
+        )
+    return codes
+
+
+def _check_kind(column: Column, cells: Any, sheet: Sheet) -> None:
+    found = _kind(cells)
+    if found != column.kind and cells.count():
+        from .text import numbers
+
+        row = int(cells.is_not_null().arg_max())
+        if found == "category":
+            odd = numbers(cells, sheet.comma)[1]
+            row = int(odd.arg_max()) if column.kind == "number" and odd.any() else row
+        raise CliError(
+            f"expected a {column.kind}, got {str(cells[row])!r} in {where(sheet, row, column.name)}"
+        )
+
+
+def _check_finite(column: Column, got: Any, values: Any, sheet: Sheet) -> None:
+    import numpy as np
+
+    if not np.isfinite(got).all():
+        row = int(np.argmin(np.isfinite(got)))
+        far = scaled(values, column.mean, column.deviation)[row]
+        raise CliError(
+            f"expected standardised numbers that {got.dtype} holds, got {far:.4g} deviations from "
+            f"the mean in {where(sheet, row, column.name)}"
+        )
+
+
+def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
+    """Say in sentences what stands for empty cells and for categories that were not learned."""
+    said = []
+    for column in preparation.columns:
+        cells = sheet.frame[column.name]
+        empty = cells.null_count()
+        if empty:
+            shown = f"{column.fill:.6g}" if column.kind == "number" else repr(column.fill)
+            if column.kind == "date":
+                shown = f"day {column.fill:.6g} since 1970"
+            count = f"{empty} empty cell{'s' * (empty > 1)}"
+            if column.fill == "":
+                said.append(f"{column.name!r}: {count}, a category")
+            else:
+                said.append(f"{column.name!r}: {count} became {shown}")
+        if column.kind == "category":
+            codes = _codes(column, cells, sheet, strict=False)
+            unknown = cells.filter(codes < 0).unique().sort().to_list()
+            if unknown:
+                said.append(
+                    f"{column.name!r}: {int((codes < 0).sum())} cells of categories that no "
+                    f"training row has, {listed(unknown, 4)}: 0 in all inputs"
+                )
+    return said
+
+
+def lines(preparation: Preparation) -> list[str]:
+    """Say in sentences what is done to each column."""
+    numbers = sum(column.kind == "number" for column in preparation.columns)
+    said = [f"{numbers} number{'s' * (numbers > 1)} standardised"] if numbers else []
+    for column in preparation.columns:
+        if column.kind == "date":
+            said.append(f"{column.name!r}: dates, as days since 1970, standardised")
+        elif column.kind == "category":
+            said.append(f"{column.name!r}: {len(column.categories)} categories")
+    reasons: dict[str, list[str]] = {}
+    for name, why in preparation.dropped:
+        reasons.setdefault(why, []).append(name)
+    return [*said, *(f"{listed(names)}: dropped, {why}" for why, names in reasons.items())]
+
+
+def as_fields(preparation: Preparation) -> dict[str, Any]:
+    """Make dictionaries of it, as JSON has them."""
+    return preparation._asdict() | {
+        "columns": [column._asdict() for column in preparation.columns],
+        "target": preparation.target._asdict(),
+    }
+
+
+def to_json(preparation: Preparation) -> str:
+    """Write a preparation as JSON, which has each float64 exactly."""
+    return json.dumps(as_fields(preparation), allow_nan=False)
+
+
+def from_json(text: str) -> Preparation:
+    """Read what `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    try:
+        fields = json.loads(text)
+        columns = tuple(
+            Column(**each | {"categories": tuple(each["categories"])}) for each in fields["columns"]
+        )
+        name, classes, *scale = (fields["target"][field] for field in Target._fields)
+        target = Target(name, tuple(classes), *map(tuple, scale))
+        dropped = tuple((name, why) for name, why in fields["dropped"])
+        made = Preparation(columns, target, dropped)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError("expected a preparation of columns, got another text") from error
+    if not all(column.kind in _KINDS for column in columns):
+        raise ValueError(f"expected columns of {' or '.join(_KINDS)}, got another kind")
+    return made

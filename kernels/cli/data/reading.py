@@ -1,0 +1,122 @@
+"""A file of columns: text, Parquet or Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ..common import CliError, require
+from .sheet import Sheet, chosen, where
+from .text import PACKED, read_text
+
+__all__ = ["SUFFIXES", "read_sheet"]
+
+_TEXT = (".csv", ".tsv", ".tab", ".txt", ".data")
+_PARQUET = (".parquet", ".pq")
+_ARROW = (".feather", ".arrow", ".ipc")
+
+SUFFIXES = (*_TEXT, *_PARQUET, *_ARROW)
+
+
+def read_sheet(
+    path: Path,
+    *,
+    separator: str | None = None,
+    drop: Collection[str] = (),
+    only: Collection[str] | None = None,
+    text: Collection[str] = (),
+) -> Sheet:
+    """Read the columns of a file; numbers, dates, and all else as text.
+
+    Parameters
+    ----------
+    path
+        The file, of one of `SUFFIXES`; text may be compressed as well.
+    separator
+        Of the cells of text; if None it is found out.
+    drop
+        Columns to leave out.
+    only
+        Columns to take, as far as they are there; if None all.
+    text
+        Columns to take as text.
+
+    Raises
+    ------
+    CliError
+        If the file cannot be used; the message says what is wrong with it, and where.
+    """
+    require("polars", f"reading {path.name}")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2:-1] if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:]
+    if not kind or kind[0] not in SUFFIXES or (kind[0] not in _TEXT and suffixes[-1] in PACKED):
+        raise CliError(
+            f"expected a file of {', '.join((*_TEXT, *_PARQUET, *_ARROW, '.npz'))}, or text with "
+            f"{' or '.join(PACKED)} behind it, got {path.name!r}"
+        )
+    if kind[0] in _TEXT:
+        sheet = read_text(path, separator=separator, drop=drop, only=only, text=text)
+    elif separator is not None:
+        raise CliError(f"--separator needs a file of text, got {path.name!r}")
+    else:
+        sheet = _read_columns(path, kind[0], drop, only, text)
+    _check_finite(sheet)
+    return sheet
+
+
+def _read_columns(
+    path: Path,
+    kind: str,
+    drop: Collection[str],
+    only: Collection[str] | None,
+    text: Collection[str],
+) -> Sheet:
+    import polars as pl
+
+    try:
+        with path.open("rb") as file:
+            # A file of Arrow begins with its name, unless it is a stream.
+            stream = kind in _ARROW and file.read(6) != b"ARROW1"
+        read: Any = pl.read_ipc if kind in _ARROW else pl.read_parquet
+        frame = pl.read_ipc_stream(path) if stream else read(path)
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
+    columns = []
+    for column in frame.select(chosen(path, frame.columns, drop, only)):
+        dtype = column.dtype
+        if (column.name in text and not dtype.is_float()) or dtype in (
+            pl.Boolean,
+            pl.Categorical,
+            pl.Enum,
+        ):
+            column = column.cast(pl.String)
+        elif dtype == pl.Date:
+            column = column.cast(pl.Datetime("us"))
+        elif dtype.is_decimal():
+            column = column.cast(pl.Float64)
+        elif dtype.is_float():
+            column = column.fill_nan(None)
+        elif dtype == pl.Datetime:
+            column = column.dt.replace_time_zone(None).dt.cast_time_unit("us")
+        elif not (dtype.is_integer() or dtype in (pl.String, pl.Null)):
+            raise CliError(
+                f"expected columns of numbers, text or dates in {path}, got {dtype} in "
+                f"{column.name!r}: leave it out with --drop"
+            )
+        columns.append(column)
+    return Sheet(
+        path, pl.DataFrame(columns), lambda row, name: f"row {row + 1}, column {name!r} of {path}"
+    )
+
+
+def _check_finite(sheet: Sheet) -> None:
+    for column in sheet.frame:
+        if column.dtype.is_float() and column.is_infinite().any():
+            row = int(column.is_infinite().arg_max())
+            raise CliError(
+                f"expected a finite number, got {column[row]} in {where(sheet, row, column.name)}"
+            )

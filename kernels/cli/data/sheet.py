@@ -1,0 +1,106 @@
+"""What every reader of a file gives: its columns, and how to name a cell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..common import CliError
+
+__all__ = ["LABELS", "TASKS", "Sheet", "Table", "chosen", "listed", "select", "where"]
+
+TASKS = ("classification", "regression")
+
+# A task that `--loss logistic_cross_entropy` makes: two classes, or labels in several columns.
+LABELS = "labels"
+
+
+class Sheet(NamedTuple):
+    """The columns of a file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    frame
+        A polars DataFrame: numbers, text or dates, and null where a cell is empty.
+    place
+        (row, column) -> where a cell is, in words. Rows count from 0 in the file.
+    comma
+        Whether a comma is the decimal point of numbers in text.
+    rows
+        The number in the file of each row of the frame, or None if all are there.
+    """
+
+    path: Path
+    frame: Any
+    place: Callable[[int, str], str]
+    comma: bool = False
+    rows: Any = None
+
+
+class Table(NamedTuple):
+    """A user's data on the host.
+
+    Attributes
+    ----------
+    name
+        The file.
+    x
+        The columns of features; or, of data that are taken as they are, an array of any dtype and
+        shape (n, features), maybe a memory map.
+    y
+        Class indices, int32 of shape (n,), or real targets, float64 of shape (n, targets); of data
+        that are taken as they are of any dtype.
+    classes
+        The label of each class index; none in regression.
+    weight
+        How much each sample counts, float64 of shape (n,), or None.
+    target
+        The column or key of y; of data that are taken as they are None.
+    dropped
+        Columns that were left out on demand, and why.
+    notes
+        Sentences about what was done to the rows.
+    """
+
+    name: str
+    x: Any
+    y: Any
+    classes: tuple[str, ...]
+    weight: Any = None
+    target: str | None = None
+    dropped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def select(sheet: Sheet, keep: Any) -> Sheet:
+    """Take the rows for which a NumPy array of booleans says so."""
+    import numpy as np
+
+    rows = np.arange(len(keep)) if sheet.rows is None else sheet.rows
+    return sheet._replace(frame=sheet.frame.filter(keep), rows=rows[keep])
+
+
+def where(sheet: Sheet, row: int, column: str) -> str:
+    """Say where in the file the cell in a row of the frame is."""
+    return sheet.place(row if sheet.rows is None else int(sheet.rows[row]), column)
+
+
+def chosen(
+    path: Path, names: list[str], drop: Collection[str], only: Collection[str] | None
+) -> list[str]:
+    """Take the columns that are not to be dropped, or those of `only` that are there."""
+    unknown = next((name for name in drop if name not in names), None)
+    if unknown is not None:
+        raise CliError(
+            f"expected --drop to be a column of {path} ({listed(names)}), got {unknown!r}"
+        )
+    return [name for name in names if name not in drop and (only is None or name in only)]
+
+
+def listed(names: list[str], limit: int = 12) -> str:
+    """List names, and say how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,297 @@
+"""CSV and its relatives, read by polars in pieces, each of which is converted as it comes."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..common import CliError
+from .sheet import Sheet, chosen
+
+__all__ = ["NOTHING", "PACKED", "numbers", "read_text"]
+
+PACKED = (".gz", ".zst")
+
+_SEPARATORS = (",", ";", "\t", "|")
+
+# The lines that tell the separator.
+_HEAD = 200
+
+# Bytes of cells that are converted together.
+_PIECE = 2**25
+
+# What a column of numbers has where there is none.
+NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "?")
+
+# Numbers with a larger part of text are text.
+_SLIPS = 0.2
+
+_COMMA, _POINT = (re.compile(rf"[+-]?\d*[{mark}]\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in ",.")
+
+_DATE = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
+
+
+class _Form(NamedTuple):
+    """How a file is written: how many blank lines lead, and the names in the header."""
+
+    path: Path
+    separator: str
+    comma: bool
+    blank: int
+    names: list[str]
+    rows: float | None
+
+
+def read_text(
+    path: Path,
+    *,
+    separator: str | None = None,
+    drop: Collection[str] = (),
+    only: Collection[str] | None = None,
+    text: Collection[str] = (),
+) -> Sheet:
+    """Read a file of lines, the first of which is a header.
+
+    A column is numbers if four fifths of its cells are, dates if all of them are in ISO 8601, and
+    else text. In numbers "NA", "?" and the like are empty cells.
+
+    Parameters
+    ----------
+    path
+        The file, maybe compressed.
+    separator
+        Of cells; if None the one that makes all lines equally long.
+    drop
+        Columns to leave out.
+    only
+        Columns to take, as far as they are there; if None all.
+    text
+        Columns that stay as they are written.
+
+    Raises
+    ------
+    CliError
+        If the file cannot be used; the message says what is wrong with it, and where.
+    """
+    import polars as pl
+
+    form = _form(path, separator)
+    wanted = chosen(path, form.names, drop, only)
+    parts: dict[str, list[Any]] = {name: [] for name in wanted}
+    for piece in _pieces(form, progress=True):
+        for name in wanted:
+            cells = piece[name]
+            if name not in text:
+                found, odd = numbers(cells, form.comma)
+                cells = cells if odd.any() else found
+            parts[name].append(cells)
+    columns = [_whole(form, name, parts.pop(name), name in text) for name in wanted]
+    return Sheet(path, pl.DataFrame(columns), lambda row, name: _place(form, row, name), form.comma)
+
+
+def numbers(cells: Any, comma: bool) -> tuple[Any, Any]:
+    """Convert text to numbers, null where there is none, and find the cells that are neither."""
+    import polars as pl
+
+    cells = cells.str.strip_chars(' "')
+    found = (cells.str.replace(",", ".", literal=True) if comma else cells).cast(
+        pl.Float64, strict=False
+    )
+    odd = found.is_null() & cells.is_not_null() & ~cells.is_in(NOTHING)
+    return found.fill_nan(None), odd
+
+
+def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
+    """Join the pieces of a column."""
+    import polars as pl
+
+    kinds = {part.dtype for part in parts}
+    if kinds == {pl.Float64}:
+        return pl.concat(parts)
+    if len(kinds) > 1:
+        # What the numbers were before is only in the file.
+        parts = [piece[name] for piece in _pieces(form)]
+    cells = pl.concat(parts) if parts else pl.Series(name, [], pl.String)
+    if not as_written:
+        found, odd = numbers(cells, form.comma)
+        if 0 < odd.sum() <= _SLIPS * (odd.sum() + found.count()):
+            row = int(odd.arg_max())
+            raise CliError(
+                f"expected a number, as in other cells of the column, got {cells[row]!r} in "
+                f"{_place(form, row, name)}"
+            )
+    cells = cells.str.strip_chars().str.replace('^"(.*)"$', "$1")
+    cells = cells.set(cells == "", None)
+    if as_written or not cells.count() or not cells.drop_nulls().str.contains(_DATE).all():
+        return cells
+    dates = cells.str.replace("T", " ", literal=True) + cells.str.len_chars().replace_strict(
+        {10: " 00:00:00", 16: ":00"}, default="", return_dtype=pl.String
+    )
+    dates = dates.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us")
+    # Such as the 30th of February.
+    return dates if dates.null_count() == cells.null_count() else cells
+
+
+def _form(path: Path, separator: str | None) -> _Form:
+    with _told(path):
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            raise CliError(f"expected a header row in {path}, got an empty file")
+        if start[:2] in (b"PK", b"\xff\xfe", b"\xfe\xff"):
+            raise CliError(f"expected a CSV file in UTF-8, got another format in {path}")
+        head = _scan_lines(path).head(_HEAD).collect()["line"].fill_null("").to_list()
+    blank = next((i for i, line in enumerate(head) if line.strip()), 0)
+    head = [line for line in head if line.strip()]
+    if not head:
+        raise CliError(f"expected a header row in {path}, got blank lines")
+    try:
+        separator = separator or _separator(head)
+        header, *rows = _split(head, separator)
+    except csv.Error as error:
+        raise CliError(f"expected a CSV file, got {path}: {error}") from error
+    names = [name.strip() for name in header]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CliError(f"expected column names that differ, got {twice!r} twice in {path}")
+    cells = [cell.strip() for row in rows for cell in row]
+    comma = separator != "," and any(map(_COMMA.fullmatch, cells))
+    packed = path.suffix.lower() in PACKED
+    length = sum(len(line) + 1 for line in head) / len(head)
+    return _Form(
+        path,
+        separator,
+        comma and not any(map(_POINT.fullmatch, cells)),
+        blank,
+        names,
+        None if packed else path.stat().st_size / length,
+    )
+
+
+def _separator(head: list[str]) -> str:
+    """Choose what makes all lines equally long, or else the header longest."""
+
+    def cells(separator: str) -> tuple[int, int]:
+        header, *widths = map(len, _split(head, separator))
+        return header if {header} >= set(widths) else 1, header
+
+    return max(_SEPARATORS, key=cells)
+
+
+def _split(lines: list[str], separator: str) -> list[list[str]]:
+    return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+
+
+def _scan_lines(path: Path) -> Any:
+    """Take each line as one cell."""
+    import polars as pl
+
+    # No text has this control character.
+    return pl.scan_csv(
+        path,
+        separator="\x1f",
+        quote_char=None,
+        has_header=False,
+        schema={"line": pl.String},
+        glob=False,
+    )
+
+
+def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
+    """Read rows that are not blank, as text, with a progress bar if stderr is a terminal."""
+    import polars as pl
+
+    terminal = Console(stderr=True)
+    bar = Progress(
+        TextColumn("reading {task.fields[name]}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} rows"),
+        TimeElapsedColumn(),
+        console=terminal,
+        disable=not (progress and terminal.is_terminal),
+        transient=True,
+    )
+    task = bar.add_task("", total=form.rows, name=form.path.name)
+    scanned = pl.scan_csv(
+        form.path,
+        separator=form.separator,
+        infer_schema=False,
+        skip_lines=form.blank,
+        glob=False,
+    ).filter(~pl.all_horizontal(pl.all().is_null()))
+    waiting: list[Any] = []
+    short = False
+    with bar, _told(form.path, form):
+        for batch in scanned.collect_batches(maintain_order=True):
+            bar.update(task, advance=batch.height)
+            # polars has other names for those that are not plain.
+            batch.columns = form.names
+            short = short or batch.to_series(-1).null_count() > 0
+            waiting.append(batch)
+            if sum(each.estimated_size() for each in waiting) >= _PIECE:
+                yield pl.concat(waiting)
+                waiting.clear()
+        if short:
+            # polars fills rows that end early, as if they had empty cells.
+            _check_widths(form)
+    if waiting:
+        yield pl.concat(waiting)
+
+
+@contextmanager
+def _told(path: Path, form: _Form | None = None) -> Iterator[None]:
+    """Say what polars did not like, and where."""
+    import polars.exceptions
+
+    try:
+        yield
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except polars.exceptions.PolarsError as error:
+        if "utf-8" in str(error):
+            raise CliError(f"expected a CSV file in UTF-8, got {path}: {error}") from error
+        if form is not None:
+            _check_widths(form)
+        reason = str(error).partition("\n")[0]
+        raise CliError(f"expected a CSV file, got {path}: {reason}") from error
+
+
+def _check_widths(form: _Form) -> None:
+    """Raise `CliError` for the first row that is not as long as the header."""
+    for number, (line, row) in enumerate(_rows(form)):
+        if len(row) != len(form.names):
+            raise CliError(
+                f"expected {len(form.names)} cells in every row, as in the header, got {len(row)} "
+                f"in row {number} (line {line}) of {form.path}"
+            )
+
+
+def _rows(form: _Form) -> Iterator[tuple[int, list[str]]]:
+    """Read slowly: the number of the line that each row ends on, and its cells."""
+
+    def lines() -> Iterator[str]:
+        for batch in _scan_lines(form.path).collect_batches(maintain_order=True):
+            for line in batch["line"]:
+                yield (line or "") + "\n"
+
+    reader = csv.reader(lines(), delimiter=form.separator, strict=True)
+    try:
+        for row in reader:
+            if any(row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise CliError(
+            f"expected a CSV file, got {form.path}, in line {reader.line_num} of which: {error}"
+        ) from error
+
+
+def _place(form: _Form, row: int, name: str) -> str:
+    line = next(line for number, (line, _) in enumerate(_rows(form)) if number == row + 1)
+    return f"row {row + 1} (line {line}), column {name!r} of {form.path}"
