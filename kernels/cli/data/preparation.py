@@ -239,7 +239,12 @@ def width(preparation: Preparation) -> int:
 
 
 def features(
-    preparation: Preparation, sheet: Sheet, dtype: str = "float64", *, strict: bool = True
+    preparation: Preparation,
+    sheet: Sheet,
+    dtype: str = "float64",
+    *,
+    rows: Any = None,
+    strict: bool = True,
 ) -> Any:
     """Prepare rows for a network.
 
@@ -251,6 +256,8 @@ def features(
         With the same columns in any order, and maybe others.
     dtype
         Of what is returned.
+    rows
+        NumPy indices of those to take; if None all.
     strict
         Whether a category that was not learned is an error; if not, all its inputs are 0.
 
@@ -274,6 +281,9 @@ def features(
             f"expected the columns {listed(names)} in {sheet.path}, got none of the name "
             f"{listed(missing)}"
         )
+    if rows is not None:
+        numbered = rows if sheet.rows is None else sheet.rows[rows]
+        sheet = sheet._replace(frame=sheet.frame[rows], rows=numbered)
     out = np.empty((sheet.frame.height, width(preparation)), dtype)
     start = 0
     for column in preparation.columns:

@@ -24,9 +24,6 @@ _SEPARATORS = (",", ";", "\t", "|")
 # The lines that tell the separator.
 _HEAD = 200
 
-# Bytes of cells that are converted together.
-_PIECE = 2**25
-
 # What a column of numbers has where there is none.
 NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "?")
 
@@ -85,27 +82,56 @@ def read_text(
     form = _form(path, separator)
     wanted = chosen(path, form.names, drop, only)
     parts: dict[str, list[Any]] = {name: [] for name in wanted}
+    as_text = set(text)
     for piece in _pieces(form, progress=True):
-        for name in wanted:
-            cells = piece[name]
-            if name not in text:
-                found, odd = numbers(cells, form.comma)
-                cells = cells if odd.any() else found
-            parts[name].append(cells)
+        for cells in _converted(piece.select(wanted), form.comma, as_text):
+            parts[cells.name].append(cells)
     columns = [_whole(form, name, parts.pop(name), name in text) for name in wanted]
     return Sheet(path, pl.DataFrame(columns), lambda row, name: _place(form, row, name), form.comma)
 
 
 def numbers(cells: Any, comma: bool) -> tuple[Any, Any]:
     """Convert text to numbers, null where there is none, and find the cells that are neither."""
+    cells = cells.str.strip_chars(' "')
+    found = cells.to_frame().select(_number(cells.name, comma)).to_series().fill_nan(None)
+    return found, found.is_null() & cells.is_not_null() & ~cells.is_in(NOTHING)
+
+
+def _number(name: str, comma: bool) -> Any:
     import polars as pl
 
-    cells = cells.str.strip_chars(' "')
-    found = (cells.str.replace(",", ".", literal=True) if comma else cells).cast(
-        pl.Float64, strict=False
-    )
-    odd = found.is_null() & cells.is_not_null() & ~cells.is_in(NOTHING)
-    return found.fill_nan(None), odd
+    cells = pl.col(name)
+    cells = cells.str.replace(",", ".", literal=True) if comma else cells
+    return cells.cast(pl.Float64, strict=False)
+
+
+def _converted(piece: Any, comma: bool, as_text: set[str]) -> Any:
+    """Make numbers of columns that have no other cells, and note those that do."""
+    tried = piece.drop(as_text, strict=False)
+    found = tried.select(_number(name, comma) for name in tried.columns)
+    lost = zip(tried.columns, tried.null_count().row(0), found.null_count().row(0), strict=True)
+    for name in [name for name, before, after in lost if before != after]:
+        cells, odd = numbers(piece[name], comma)
+        if odd.any():
+            as_text.add(name)
+            found = found.drop(name)
+        else:
+            found = found.with_columns(cells)
+    return piece.with_columns(_small(found))
+
+
+def _small(frame: Any) -> Any:
+    """Take the smallest types that hold the numbers, since short cells need no eight bytes."""
+    import polars as pl
+
+    for dtype in (pl.Int16, pl.Float32):
+        large = [name for name in frame.columns if frame[name].dtype == pl.Float64]
+        same = frame.select(
+            pl.col(name).cast(dtype, strict=False).cast(pl.Float64).eq_missing(pl.col(name)).all()
+            for name in large
+        )
+        frame = frame.with_columns(pl.col(name).cast(dtype) for name in large if same[name].item())
+    return frame
 
 
 def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
@@ -113,8 +139,10 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
     import polars as pl
 
     kinds = {part.dtype for part in parts}
-    if kinds == {pl.Float64}:
-        return pl.concat(parts)
+    if kinds and pl.String not in kinds:
+        largest = max(kinds, key=(pl.Int16, pl.Float32, pl.Float64).index)
+        column = pl.concat([part.cast(largest) for part in parts])
+        return column.fill_nan(None) if largest.is_float() else column
     if len(kinds) > 1:
         # What the numbers were before is only in the file.
         parts = [piece[name] for piece in _pieces(form)]
@@ -225,24 +253,20 @@ def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
         infer_schema=False,
         skip_lines=form.blank,
         glob=False,
-    ).filter(~pl.all_horizontal(pl.all().is_null()))
-    waiting: list[Any] = []
+    )
     short = False
     with bar, _told(form.path, form):
         for batch in scanned.collect_batches(maintain_order=True):
             bar.update(task, advance=batch.height)
             # polars has other names for those that are not plain.
             batch.columns = form.names
+            if batch.to_series(0).null_count():
+                batch = batch.filter(~pl.all_horizontal(pl.all().is_null()))
             short = short or batch.to_series(-1).null_count() > 0
-            waiting.append(batch)
-            if sum(each.estimated_size() for each in waiting) >= _PIECE:
-                yield pl.concat(waiting)
-                waiting.clear()
+            yield batch
         if short:
             # polars fills rows that end early, as if they had empty cells.
             _check_widths(form)
-    if waiting:
-        yield pl.concat(waiting)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..data.preparation import (
     lines,
     scale_of,
     scaled,
+    width,
 )
 from ..data.sheet import Sheet, Table
 from .targets import learned, rate_for
@@ -89,25 +90,28 @@ def make_problem(
     preparation = learn(
         sheet, train, target, dropped=table.dropped, whole=sheet.path.suffix.lower() == ".npz"
     )
-    x = features(preparation, sheet, dtype, strict=False)
-    first, y_dtype = asarray(x[train], dtype), "int32" if table.classes else dtype
+    x, held_out = (
+        asarray(features(preparation, sheet, dtype, rows=rows, strict=False), dtype)
+        for rows in (train, test)
+    )
+    y_dtype = "int32" if table.classes else dtype
     batch_size = min(32 if batch_size is None else batch_size, len(train))
     weight, mean_weight = None, 1.0
     if table.weight is not None:
         weight = asarray(_weights_in(table, train, dtype), dtype)
         mean_weight = math.fsum(table.weight[train].tolist()) / len(train)
-    widths = (x.shape[1], *hidden)
+    widths = (width(preparation), *hidden)
     problem = Problem(
         name=table.name,
-        x=first,
+        x=x,
         y=asarray(y[train], y_dtype),
-        layers=init((*widths, n_out), like=first, seed=seed),
+        layers=init((*widths, n_out), like=x, seed=seed),
         loss=own,
         learning_rate=rate_for(own, y, widths, batch_size, mean_weight),
         steps=None,
         epochs=100,
         batch_size=batch_size,
-        held_out=(asarray(x[test], dtype), asarray(y[test], y_dtype)),
+        held_out=(held_out, asarray(y[test], y_dtype)),
         sample_weight=weight,
     )
     return Prepared(
