@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..common import CliError
-from .sheet import Sheet, listed, where
+from .sheet import Sheet, counted, listed, where
 
 __all__ = [
+    "INDEX",
     "Column",
     "Preparation",
     "Target",
@@ -28,6 +29,9 @@ __all__ = [
 
 # Names that columns have which only count the rows.
 _INDEX = ("", "unnamed: 0", "index", "rownames", "row_names", "row.names", "id")
+
+# Why such a column is dropped.
+INDEX = "counts the rows"
 
 # More categories than these, or than half the rows, are names.
 _MOST_CATEGORIES = 1000
@@ -156,7 +160,7 @@ def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
     kind = _kind(cells)
     if kind != "category":
         if kind == "number" and cells.name.lower() in _INDEX and _counts_rows(sheet, cells):
-            return "counts the rows"
+            return INDEX
         values = _values(cells, kind)[train]
         fill = float(np.median(values[~np.isnan(values)]))
         values = np.where(np.isnan(values), fill, values)
@@ -354,23 +358,18 @@ def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
     said = []
     for column in preparation.columns:
         cells = sheet.frame[column.name]
-        empty = cells.null_count()
-        if empty:
-            shown = f"{column.fill:.6g}" if column.kind == "number" else repr(column.fill)
-            if column.kind == "date":
-                shown = f"day {column.fill:.6g} since 1970"
-            count = f"{empty} empty cell{'s' * (empty > 1)}"
-            if column.fill == "":
-                said.append(f"{column.name!r}: {count}, a category")
-            else:
-                said.append(f"{column.name!r}: {count} became {shown}")
-        if column.kind == "category":
-            codes = _codes(column, cells, sheet, strict=False)
-            unknown = cells.filter(codes < 0).unique().sort().to_list()
-            if unknown:
+        if empty := cells.null_count():
+            became = "a category of their own"
+            if column.fill != "":
+                became = repr(column.fill) if column.categories else f"{column.fill:.6g}"
+            said.append(f"{column.name!r}: {counted(empty, 'empty cell')} became {became}")
+        if column.categories:
+            odd = _codes(column, cells, sheet, strict=False) < 0
+            if odd.any():
+                unknown = cells.filter(odd).unique().sort().to_list()
                 said.append(
-                    f"{column.name!r}: {int((codes < 0).sum())} cells of categories that no "
-                    f"training row has, {listed(unknown, 4)}: 0 in all inputs"
+                    f"{column.name!r}: {counted(int(odd.sum()), 'cell')} not of the categories "
+                    f"of training rows, {listed(unknown, 4)}: 0 in all of these"
                 )
     return said
 
@@ -378,7 +377,7 @@ def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
 def lines(preparation: Preparation) -> list[str]:
     """Say in sentences what is done to each column."""
     numbers = sum(column.kind == "number" for column in preparation.columns)
-    said = [f"{numbers} number{'s' * (numbers > 1)} standardised"] if numbers else []
+    said = [f"{counted(numbers, 'number')} standardised"] if numbers else []
     for column in preparation.columns:
         if column.kind == "date":
             said.append(f"{column.name!r}: dates, as days since 1970, standardised")

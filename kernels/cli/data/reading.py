@@ -85,7 +85,7 @@ def _read_columns(
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
-    columns = []
+    columns = {}
     for column in frame.select(chosen(path, frame.columns, drop, only)):
         dtype = column.dtype
         if (column.name in text and not dtype.is_float()) or dtype in (
@@ -107,7 +107,7 @@ def _read_columns(
                 f"expected columns of numbers, text or dates in {path}, got {dtype} in "
                 f"{column.name!r}: leave it out with --drop"
             )
-        columns.append(column)
+        columns[column.name] = column
     return Sheet(
         path, pl.DataFrame(columns), lambda row, name: f"row {row + 1}, column {name!r} of {path}"
     )

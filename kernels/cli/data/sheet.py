@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..common import CliError
 
-__all__ = ["LABELS", "TASKS", "Sheet", "Table", "chosen", "listed", "select", "where"]
+__all__ = ["LABELS", "TASKS", "Sheet", "Table", "chosen", "counted", "listed", "select", "where"]
 
 TASKS = ("classification", "regression")
 
@@ -104,3 +104,14 @@ def listed(names: list[str], limit: int = 12) -> str:
     """List names, and say how many more there are."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """Put a noun behind a number.
+
+    Examples
+    --------
+    >>> counted(2, "row")
+    '2 rows'
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

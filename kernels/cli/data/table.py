@@ -9,13 +9,16 @@ from typing import Any
 from ..common import CliError
 from .arrays import beside, read_archive
 from .reading import read_sheet
-from .sheet import Sheet, Table, listed, select, where
+from .sheet import Sheet, Table, counted, listed, select, where
 from .text import NOTHING, numbers
 
 __all__ = ["read_table"]
 
 # A fifth of fewer rows is none.
 _MIN_ROWS = 5
+
+# More whole numbers than these may be meant as numbers.
+_MANY_CLASSES = 20
 
 
 def read_table(
@@ -113,11 +116,16 @@ def _target(
     _check_rows(sheet.path, int(there.sum()))
     notes: tuple[str, ...] = ()
     if not there.all():
-        notes = (f"{len(there) - there.sum()} rows left out, in which {target!r} is empty",)
+        notes = (f"{counted(len(there) - there.sum(), 'row')} without {target!r} left out",)
         sheet, cells = select(sheet, there.to_numpy()), cells.filter(there)
     if not labels:
         return sheet, cells.to_numpy().reshape(-1, 1), (), notes
     _check_classes(sheet.path, target, len(labels), len(cells))
+    if len(labels) > _MANY_CLASSES and len(whole) == len(known):
+        notes = (
+            *notes,
+            f"{len(labels)} classes: for numbers to be predicted as such, give --task regression",
+        )
     codes = dict(zip(labels, range(len(labels)), strict=True))
     y = cells.replace_strict(codes, return_dtype=pl.Int32).to_numpy()
     return sheet, y, tuple(labels), notes

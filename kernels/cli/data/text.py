@@ -32,7 +32,7 @@ _SLIPS = 0.2
 
 _COMMA, _POINT = (re.compile(rf"[+-]?\d*[{mark}]\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in ",.")
 
-_DATE = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
+_DATE = r"^\d{4}[-/]\d\d[-/]\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?$"
 
 
 class _Form(NamedTuple):
@@ -56,8 +56,8 @@ def read_text(
 ) -> Sheet:
     """Read a file of lines, the first of which is a header.
 
-    A column is numbers if four fifths of its cells are, dates if all of them are in ISO 8601, and
-    else text. In numbers "NA", "?" and the like are empty cells.
+    A column is numbers if four fifths of its cells are, dates if all of them are in ISO 8601
+    (or have / in it), and else text. In numbers "NA", "?" and the like are empty cells.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def read_text(
     for piece in _pieces(form, progress=True):
         for cells in _converted(piece.select(wanted), form.comma, as_text):
             parts[cells.name].append(cells)
-    columns = [_whole(form, name, parts.pop(name), name in text) for name in wanted]
+    columns = {name: _whole(form, name, parts.pop(name), name in text) for name in wanted}
     return Sheet(path, pl.DataFrame(columns), lambda row, name: _place(form, row, name), form.comma)
 
 
@@ -159,7 +159,8 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
     cells = cells.set(cells == "", None)
     if as_written or not cells.count() or not cells.drop_nulls().str.contains(_DATE).all():
         return cells
-    dates = cells.str.replace("T", " ", literal=True) + cells.str.len_chars().replace_strict(
+    dates = cells.str.replace_many(["T", "/", "Z"], [" ", "-", ""])
+    dates += dates.str.len_chars().replace_strict(
         {10: " 00:00:00", 16: ":00"}, default="", return_dtype=pl.String
     )
     dates = dates.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us")

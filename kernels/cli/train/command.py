@@ -28,6 +28,7 @@ from ..common import (
     save_network,
     warn,
 )
+from ..data.preparation import INDEX
 from ..entry import of_fields
 from .checkpoint import Checkpoint, owned, write
 from .job import Job, job_on, sizes_of
@@ -62,6 +63,9 @@ def train(options: Options) -> None:
 def _run(team: Workers, plan: Plan, job: Job) -> None:
     """Train on a team of workers, the first of which writes and prints."""
     options, place = plan.options, team.backend
+    for name, why in job.preparation.dropped if team.first and job.preparation else ():
+        if why == INDEX:
+            warn(f"Dropped the column {name!r}, which {INDEX} as an index of pandas does.")
     training = _kept(team, plan, job, fit_split(team))
     owned_here = _owned(plan) if team.first and not is_launched() else nullcontext()
     with owned_here, note_ctrl_c() as interrupted:

@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+# Of what was done to columns.
+_MOST_LINES = 24
+
+
 class Report(NamedTuple):
     """A training run.
 
@@ -130,10 +134,11 @@ def report_table(console: Console, report: Report) -> None:
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "problem", f"{report.problem}, {report.samples} training samples"
-    for label, line in zip(
-        ("prepared", *[""] * len(report.prepared)), report.prepared, strict=False
-    ):
-        yield label, line
+    lines = list(report.prepared[:_MOST_LINES])
+    if len(report.prepared) > len(lines):
+        lines.append(f"and {len(report.prepared) - len(lines)} more, which --json lists")
+    for number, line in enumerate(lines):
+        yield "" if number else "prepared", line
     yield "backend", report.backend
     yield "device", report.device
     yield "library", f"{report.backend.partition(':')[0]} {report.version}"
