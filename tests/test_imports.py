@@ -12,7 +12,7 @@ import backends
 import kernels
 
 LIBRARIES = {each.module for each in backends.known()} | {"cubed", "jaxlib"}
-COMMAND_LINE = ("matplotlib", "rich", "safetensors", "sklearn", "typer")
+COMMAND_LINE = ("matplotlib", "polars", "rich", "safetensors", "sklearn", "typer")
 KERNELS = Path(kernels.__file__).parent
 BACKENDS = Path(backends.__file__).parent
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

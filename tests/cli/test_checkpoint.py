@@ -220,6 +220,18 @@ def test_a_network_starts_a_run_with_checkpoints(own, train, undisturbed, tmp_pa
     assert_same_end(folder, end)
 
 
+def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path):
+    class Before:
+        def _asdict(self):
+            known = Settings(hidden=(2,), drop=("a",), separator=";")._asdict()
+            return {name: known[name] for name in known if name not in ("drop", "separator")}
+
+    layers = kernels.init((1, 2, 1), like=np.zeros(0, "float32"))
+    losses = np.zeros(3, "float32")
+    checkpoint.write(tmp_path, checkpoint.Checkpoint(layers, losses, Before()))
+    assert newest(tmp_path).settings == Settings(hidden=(2,))
+
+
 def test_checkpoints_go_into_another_folder(own, train, tmp_path):
     first, second = tmp_path / "first", tmp_path / "deep" / "second"
     train(*own, "--steps", 4, "--checkpoint", first, "--every", 2)

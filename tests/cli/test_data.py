@@ -1,7 +1,7 @@
 """Files of columns in all their forms, and what is done to the columns."""
 
 import datetime
-import importlib
+import importlib.util
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -151,7 +151,13 @@ def in_pieces(monkeypatch, rows=2):
 
 def test_what_a_column_is_may_show_late(tmp_path, monkeypatch):
     in_pieces(monkeypatch)
-    rows = [("01", 1, 1), ("1", 2, "x"), ("NA", 1e-9, 3), *[("b", 300000, 4), ("c", 0.1, 5)] * 4]
+    rows = [
+        ("01", 1, 1),
+        ("1", 2, "x"),
+        ("NA", 1e-9, 3),
+        *[("b", 300000, 4)] * 4,
+        *[("c", 0.1, 5)] * 4,
+    ]
     content = "code,wide,slip\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
     message = r"as in other cells of the column, got 'x' in row 2 \(line 3\), column 'slip' of"
     refused(message, sheet_of, tmp_path, content)
@@ -280,7 +286,9 @@ def test_columns_come_in_any_order_and_those_missing_are_named(tmp_path):
     names = [each.name for each in made.columns]
     again = sheet_of(tmp_path, content, only=names, text=["c"])
     np.testing.assert_array_equal(preparation.features(made, again), x)
-    np.testing.assert_array_equal(preparation.features(made, again, rows=[2, 1]), x[[2, 1]])
+    np.testing.assert_array_equal(
+        preparation.features(made, again, rows=np.asarray([2, 1])), x[[2, 1]]
+    )
     content = content.replace(",b,", ",d,")
     again = sheet_of(tmp_path, content, only=names, text=["c"])
     message = "columns 'a', 'b', 'c' in .*d.csv, got none of the name 'b'"
@@ -497,6 +505,12 @@ def test_options_that_are_refused(options, message, train, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     Path("d.npz").touch()
     assert message in train(*options.split(), status=2)[1]
+
+
+def test_without_polars(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda m: None if m == "polars" else find(m))
+    refused("reading d.csv needs polars, which is not installed", sheet_of, tmp_path, "a,b\n1,2\n")
 
 
 def test_workers_are_given_every_column_to_drop():

@@ -285,13 +285,12 @@ def features(
             f"expected the columns {listed(names)} in {sheet.path}, got none of the name "
             f"{listed(missing)}"
         )
-    if rows is not None:
-        numbered = rows if sheet.rows is None else sheet.rows[rows]
-        sheet = sheet._replace(frame=sheet.frame[rows], rows=numbered)
-    out = np.empty((sheet.frame.height, width(preparation)), dtype)
+    frame, rows = sheet.frame, np.arange(sheet.frame.height) if rows is None else rows
+    sheet = sheet._replace(rows=rows if sheet.rows is None else sheet.rows[rows])
+    out = np.empty((len(rows), width(preparation)), dtype)
     start = 0
     for column in preparation.columns:
-        cells = sheet.frame[column.name]
+        cells = frame[column.name].gather(rows)
         if column.kind == "category":
             codes = _codes(column, cells, sheet, strict)
             for place in range(len(column.categories)):

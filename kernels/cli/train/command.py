@@ -57,7 +57,10 @@ def train(options: Options) -> None:
         with _owned(plan):
             raise typer.Exit(run_launched(options, plan.folder))
     with join(options, plan.settings) as team:
-        _run(team, plan, job_on(team, plan))
+        job = job_on(team, plan)
+        # What was read makes room for training.
+        plan = plan._replace(table=None)
+        _run(team, plan, job)
 
 
 def _run(team: Workers, plan: Plan, job: Job) -> None:
