@@ -233,7 +233,7 @@ def test_being_empty_is_a_category_if_training_rows_are(tmp_path):
     made = learned(sheet)
     assert made.columns[0].categories == ("", "None", "x", "y")
     assert preparation.features(made, sheet)[1, :4].tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert preparation.filled(made, sheet) == ["'a': 2 empty cells became a category of their own"]
+    assert preparation.filled(made, sheet) == ["'a': 2 empty cells became a category"]
     # Or else what is most frequent, and of these the first.
     made = learned(sheet, np.asarray([0, 2, 3, 4, 5, 7]))
     assert (made.columns[0].fill, made.columns[0].categories) == ("x", ("None", "x", "y"))

@@ -278,8 +278,8 @@ def features(
     """
     import numpy as np
 
-    names = [column.name for column in preparation.columns]
-    missing = [name for name in names if name not in sheet.frame.columns]
+    names, there = [column.name for column in preparation.columns], set(sheet.frame.columns)
+    missing = [name for name in names if name not in there]
     if missing:
         raise CliError(
             f"expected the columns {listed(names)} in {sheet.path}, got none of the name "
@@ -358,7 +358,7 @@ def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
     for column in preparation.columns:
         cells = sheet.frame[column.name]
         if empty := cells.null_count():
-            became = "a category of their own"
+            became = "a category"
             if column.fill != "":
                 became = repr(column.fill) if column.categories else f"{column.fill:.6g}"
             said.append(f"{column.name!r}: {counted(empty, 'empty cell')} became {became}")

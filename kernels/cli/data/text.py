@@ -93,22 +93,21 @@ def read_text(
 def numbers(cells: Any, comma: bool) -> tuple[Any, Any]:
     """Convert text to numbers, null where there is none, and find the cells that are neither."""
     cells = cells.str.strip_chars(' "')
-    found = cells.to_frame().select(_number(cells.name, comma)).to_series().fill_nan(None)
+    found = _as_numbers(cells.to_frame(), comma).to_series().fill_nan(None)
     return found, found.is_null() & cells.is_not_null() & ~cells.is_in(NOTHING)
 
 
-def _number(name: str, comma: bool) -> Any:
+def _as_numbers(frame: Any, comma: bool) -> Any:
     import polars as pl
 
-    cells = pl.col(name)
-    cells = cells.str.replace(",", ".", literal=True) if comma else cells
-    return cells.cast(pl.Float64, strict=False)
+    cells = pl.all().str.replace(",", ".", literal=True) if comma else pl.all()
+    return frame.select(cells.cast(pl.Float64, strict=False))
 
 
 def _converted(piece: Any, comma: bool, as_text: set[str]) -> Any:
     """Make numbers of columns that have no other cells, and note those that do."""
     tried = piece.drop(as_text, strict=False)
-    found = tried.select(_number(name, comma) for name in tried.columns)
+    found = _as_numbers(tried, comma)
     lost = zip(tried.columns, tried.null_count().row(0), found.null_count().row(0), strict=True)
     for name in [name for name, before, after in lost if before != after]:
         cells, odd = numbers(piece[name], comma)
@@ -124,13 +123,13 @@ def _small(frame: Any) -> Any:
     """Take the smallest types that hold the numbers, since short cells need no eight bytes."""
     import polars as pl
 
+    large = pl.col(pl.Float64)
     for dtype in (pl.Int16, pl.Float32):
-        large = [name for name in frame.columns if frame[name].dtype == pl.Float64]
         same = frame.select(
-            pl.col(name).cast(dtype, strict=False).cast(pl.Float64).eq_missing(pl.col(name)).all()
-            for name in large
+            large.cast(dtype, strict=False).cast(pl.Float64).eq_missing(large).all()
         )
-        frame = frame.with_columns(pl.col(name).cast(dtype) for name in large if same[name].item())
+        small = [name for name in same.columns if same[name].item()]
+        frame = frame.with_columns(pl.col(small).cast(dtype))
     return frame
 
 
@@ -181,14 +180,11 @@ def _form(path: Path, separator: str | None) -> _Form:
     head = [line for line in head if line.strip()]
     if not head:
         raise CliError(f"expected a header row in {path}, got blank lines")
-    try:
-        separator = separator or _separator(head)
-        header, *rows = _split(head, separator)
-    except csv.Error as error:
-        raise CliError(f"expected a CSV file, got {path}: {error}") from error
+    separator = separator or _separator(head)
+    header, *rows = _split(head, separator)
     names = [name.strip() for name in header]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise CliError(f"expected column names that differ, got {twice!r} twice in {path}")
     cells = [cell.strip() for row in rows for cell in row]
     comma = separator != "," and any(map(_COMMA.fullmatch, cells))
@@ -215,6 +211,8 @@ def _separator(head: list[str]) -> str:
 
 
 def _split(lines: list[str], separator: str) -> list[list[str]]:
+    # A line is one cell by a separator that it does not have.
+    csv.field_size_limit(2**31 - 1)
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
 
