@@ -159,8 +159,11 @@ def test_what_a_column_is_may_show_late(tmp_path, monkeypatch):
         *[("c", 0.1, 5)] * 4,
     ]
     content = "code,wide,slip\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
-    message = r"as in other cells of the column, got 'x' in row 2 \(line 3\), column 'slip' of"
-    refused(message, sheet_of, tmp_path, content)
+    message = r"as in other cells of the column, got 'x' in row 2 \(line {}\), column 'slip' of"
+    refused(message.format(3), sheet_of, tmp_path, content)
+    # Rows without anything do not count, and lines do.
+    blank = content.replace("\n1,2", '\n\n"","",""\n,,\n1,2')
+    refused(message.format(6), sheet_of, tmp_path, blank)
     got = sheet_of(tmp_path, content, drop=["slip"]).frame
     assert got["code"].to_list() == [row[0] for row in rows]
     assert got["wide"].to_list() == [row[1] for row in rows]

@@ -259,8 +259,8 @@ def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
             bar.update(task, advance=batch.height)
             # polars has other names for those that are not plain.
             batch.columns = form.names
-            if batch.to_series(0).null_count():
-                batch = batch.filter(~pl.all_horizontal(pl.all().is_null()))
+            if (batch.to_series(0).fill_null("") == "").any():
+                batch = batch.filter(pl.any_horizontal(pl.all().fill_null("") != ""))
             short = short or batch.to_series(-1).null_count() > 0
             yield batch
         if short:
