@@ -10,34 +10,31 @@ from typing import Any
 
 import typer
 
-from backends import Backend
 from backends.workers import Workers
 from backends.workers.torch import is_launched
 
 from ..._typing import Array
-from ...digest import digest
 from ...layer import Layer
 from ...optimizers import AdamState, SGDState
 from ...training import Fit
 from ..common import (
     NUMERICS,
     as_cli_error,
-    compiles,
     console,
-    device_of,
     save_network,
     warn,
 )
 from ..data.preparation import INDEX
 from ..entry import of_fields
 from .checkpoint import Checkpoint, owned, write
-from .job import Job, job_on, sizes_of
-from .method import activation_of, shown_method
+from .cross_validation import cross_validate
+from .job import Job, job_on, sizes_of, target_of
+from .method import activation_of
 from .plan import Plan, plan_of
-from .report import Report, as_json, milestones, plot_losses, report_table
-from .running import Scores, Trained, check_finite, fit_timed, in_runs, measure, note_ctrl_c
+from .plot import draw
+from .report import as_json, fields_of, report_of, report_table
+from .running import check_finite, fit_timed, in_runs, measure, note_ctrl_c, on_host
 from .settings import Options
-from .targets import LOSS_NAMES
 from .workers import fit_split, join, must_launch, run_launched
 
 __all__ = ["train"]
@@ -57,6 +54,9 @@ def train(options: Options) -> None:
         with _owned(plan):
             raise typer.Exit(run_launched(options, plan.folder))
     with join(options, plan.settings) as team:
+        if options.cv is not None:
+            cross_validate(team, plan)
+            return
         job = job_on(team, plan)
         # What was read makes room for training.
         plan = plan._replace(table=None)
@@ -85,21 +85,21 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
         losses = _joined(job.earlier, trained.losses)
         numerics = NUMERICS[job.settings.numerics]
         activation = activation_of(job.settings)
-        scale = () if job.preparation is None else job.preparation.target.deviation
-        scores = measure(job.problem, trained.layers, place, numerics, activation, scale)
-        check_finite(_on_host(place, trained.layers), losses, job.problem, scores.final_loss)
+        scores = measure(job.problem, trained.layers, place, numerics, activation, target_of(job))
+        check_finite(on_host(place, trained.layers), losses, job.problem, scores.final_loss)
         if not team.first:
             return
         if options.save is not None:
             with as_cli_error(OSError, prefix=f"cannot write {options.save}: ", status=1):
                 save_network(options.save, trained.layers, job.settings.activation)
-    report = _report(team, plan, job, trained, losses, scores)
+    report = report_of(team, plan, job, trained, losses, scores)
     if options.plot is not None:
         title = f"{report.problem} on {report.backend}, {report.dtype}"
+        classes = _classes_of(job)
         with as_cli_error(OSError, prefix=f"cannot write {options.plot}: ", status=1):
-            plot_losses(options.plot, losses, title=title, loss_name=report.loss_name)
+            draw(options.plot, losses, scores, classes, title=title, loss_name=report.loss_name)
     if options.json:
-        typer.echo(as_json(report))
+        typer.echo(as_json(fields_of(report)))
     else:
         report_table(console(), report)
     if interrupted.is_set():
@@ -136,7 +136,7 @@ def _keep(
     """Write a checkpoint, unless training diverged; `before` is all losses before these."""
     every = before[0] = _joined(before[0], team.backend.to_numpy(losses))
     # Here, since a lost connection to workers is an OSError too.
-    host, *slots = (_on_host(team.backend, net) for net in (layers, *state[1:]))
+    host, *slots = (on_host(team.backend, net) for net in (layers, *state[1:]))
     check_finite(host, every, job.problem)
     if not team.first:
         return
@@ -145,63 +145,17 @@ def _keep(
         write(folder, Checkpoint(host, every, job.settings, kept))
 
 
-def _on_host(place: Backend, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    to_numpy = place.to_numpy
-    return tuple(
-        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
-    )
-
-
 def _joined(earlier: Any, losses: Any) -> Any:
     import numpy as np
 
     return np.concatenate([earlier, losses]) if len(earlier) else losses
 
 
-def _report(
-    team: Workers, plan: Plan, job: Job, trained: Trained, losses: Any, scores: Scores
-) -> Report:
-    options, settings, problem, place = plan.options, job.settings, job.problem, team.backend
-    return Report(
-        problem=problem.name,
-        backend=place.name,
-        device=device_of(place),
-        version=place.version,
-        dtype=settings.dtype,
-        numerics=settings.numerics,
-        compiled=settings.compile and compiles(place),
-        sizes=sizes_of(trained.layers),
-        samples=problem.x.shape[0],
-        learning_rate=problem.learning_rate,
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        max_norm=settings.max_norm,
-        activation=settings.activation,
-        l2=settings.l2,
-        weights=settings.weights,
-        method=shown_method(settings),
-        batch_size=problem.batch_size,
-        seed=settings.seed,
-        resumed=None if options.resume is None else str(options.resume),
-        steps=len(losses),
-        steps_asked=job.total,
-        loss_name=LOSS_NAMES[problem.loss],
-        losses=milestones(losses),
-        final_loss=scores.final_loss,
-        held_out=scores.held_out,
-        warm_up=trained.warm_up,
-        warm_up_seconds=trained.warm_up_seconds,
-        seconds_per_step=trained.seconds_per_step,
-        digest=digest(trained.layers),
-        saved=None if options.save is None else str(options.save),
-        plot=None if options.plot is None else str(options.plot),
-        preparation=job.preparation,
-        prepared=job.prepared,
-    )
+def _classes_of(job: Job) -> tuple[str, ...]:
+    """Name the classes; those of digits are the digits."""
+    if job.preparation is not None:
+        return job.preparation.target.classes
+    return tuple(map(str, range(sizes_of(job.problem.layers)[-1])))
 
 
 def _where(plan: Plan) -> str:

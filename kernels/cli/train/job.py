@@ -18,7 +18,7 @@ from ...reference.problems import Problem, digits, tutorial
 from ...storage import load
 from ..common import DTYPES, CliError, activation_in, as_cli_error
 from ..data.arrays import FOLDER
-from ..data.preparation import Preparation
+from ..data.preparation import Preparation, Target
 from ..data.sheet import Table
 from .method import ADAM_RATE
 from .plan import Plan
@@ -26,7 +26,7 @@ from .problem import Prepared, make_problem
 from .settings import Settings
 from .targets import name_of, task_of
 
-__all__ = ["Job", "job_on", "sizes_of"]
+__all__ = ["Job", "job_on", "sizes_of", "target_of"]
 
 
 class Job(NamedTuple):
@@ -66,7 +66,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
     if initial is not None and settings.hidden is None:
         settings = settings._replace(hidden=sizes_of(initial)[1:-1])
     with as_cli_error(ValueError, MemoryError):
-        problem, preparation, lines = _problem(settings, plan.table, team.backend)
+        problem, preparation, lines = _problem(settings, plan.table, team.backend, plan.rows)
     if initial is not None:
         if sizes_of(initial) != sizes_of(problem.layers):
             raise CliError(
@@ -96,6 +96,11 @@ def job_on(team: Workers, plan: Plan) -> Job:
         raise CliError(f"expected at most as many workers as samples, {samples}, got {team.count}")
     state = _state(plan, team.backend)
     return Job(problem, settings, earlier, total, state, preparation, lines)
+
+
+def target_of(job: Job) -> Target | None:
+    """Say what is known of a target in a file."""
+    return None if job.preparation is None else job.preparation.target
 
 
 def sizes_of(layers: Sequence[Layer]) -> tuple[int, ...]:
@@ -154,7 +159,9 @@ def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
         ) from error
 
 
-def _problem(settings: Settings, table: Table | None, place: Backend) -> Prepared:
+def _problem(
+    settings: Settings, table: Table | None, place: Backend, rows: tuple[Any, Any] | None
+) -> Prepared:
     hidden = (100,) if settings.hidden is None else settings.hidden
     preparation: Preparation | None = None
     lines: tuple[str, ...] = ()
@@ -167,6 +174,7 @@ def _problem(settings: Settings, table: Table | None, place: Backend) -> Prepare
             batch_size=settings.batch_size,
             seed=settings.seed,
             loss=settings.loss,
+            rows=rows,
         )
     elif settings.problem == "tutorial":
         like = place.asarray([0.0], settings.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..common import CliError, as_cli_error, check_output, choose, require
 from ..data.arrays import read_folder
@@ -35,6 +35,8 @@ class Plan(NamedTuple):
         The checkpoint to go on from.
     folder
         Where checkpoints are written.
+    rows
+        The training samples of the table and those held out; None is the usual fifth held out.
     """
 
     options: Options
@@ -42,11 +44,13 @@ class Plan(NamedTuple):
     table: Table | None
     before: Checkpoint | None
     folder: Path | None
+    rows: tuple[Any, Any] | None = None
 
 
 def plan_of(options: Options) -> Plan:
     """Read what is to be read, and see that what is to be written can be."""
     given = given_of(options)
+    _check_cv(options)
     for name in ("save", "resume", "checkpoint"):
         if getattr(options, name) is not None:
             require("safetensors", f"--{name}")
@@ -74,6 +78,19 @@ def _starts_again() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
+def _check_cv(options: Options) -> None:
+    """Raise if cross-validation is asked for with what it has not."""
+    if options.cv is None:
+        return
+    if options.data is None:
+        raise CliError("--cv needs --data FILE")
+    if options.data.is_dir():
+        raise CliError(f"--cv needs --data FILE, got the folder {options.data}")
+    for name in ("save", "checkpoint", "resume", "plot", "engine"):
+        if getattr(options, name) is not None:
+            raise CliError(f"expected --cv or --{name}, got both: --cv keeps no network")
+
+
 def _check_outputs(options: Options, source: Path | None) -> None:
     """Raise unless both outputs can be written, without touching them."""
     save, plot = options.save, options.plot
@@ -89,7 +106,8 @@ def _check_outputs(options: Options, source: Path | None) -> None:
         # A network is written beside its file and renamed; a plot is written in place.
         check_output(option, path, in_place=option == "--plot")
     if plot is not None:
-        require("matplotlib", "--plot")
+        for module in ("matplotlib", "sklearn"):
+            require(module, "--plot")
         from matplotlib.figure import Figure
 
         formats = sorted(Figure().canvas.get_supported_filetypes())

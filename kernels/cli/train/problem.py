@@ -54,6 +54,7 @@ def make_problem(
     batch_size: int | None = None,
     seed: int = 0,
     loss: str | None = None,
+    rows: tuple[Any, Any] | None = None,
 ) -> Prepared:
     """Prepare the columns, hold a fifth of the rows out, and choose a learning rate.
 
@@ -77,13 +78,15 @@ def make_problem(
         Of the split and the initial weights.
     loss
         One of `LOSSES`; if None that of the target.
+    rows
+        The training rows and those held out, instead of the fifth.
     """
     sheet = table.x
     if not isinstance(sheet, Sheet) or table.target is None:
         problem = _prepared_problem(table, asarray, dtype, hidden, batch_size, seed, loss)
         return Prepared(problem, None, ())
     own, n_out = learned(loss, table.name, table.y, table.classes)
-    train, test = split(len(table.y), seed=seed)
+    train, test = rows or split(len(table.y), seed=seed)
     y, target = table.y, Target(table.target, table.classes)
     if own is squared_error and not table.classes:
         y, target = _standardised(table, target, train, dtype)

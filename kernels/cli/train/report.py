@@ -1,22 +1,34 @@
-"""What a run did, as a table, JSON or a plot."""
+"""What a run did, as a table or JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from backends.workers import Workers
+
+from ...digest import digest
+from ..common import compiles, device_of
 from ..data.preparation import Preparation, as_fields
+from ..scores import shown_scores
 from ..tables import duration, make_table, print_table
+from .job import Job, sizes_of
+from .method import shown_method
+from .plan import Plan
+from .running import Scores, Trained
+from .targets import LOSS_NAMES
 
 __all__ = [
     "Report",
     "as_json",
+    "facts_of_method",
+    "facts_table",
+    "fields_of",
     "milestones",
-    "plot_losses",
+    "report_of",
     "report_table",
 ]
 
@@ -109,13 +121,64 @@ class Report(NamedTuple):
     prepared: tuple[str, ...]
 
 
-def as_json(report: Report) -> str:
-    """Write a report as one JSON object."""
+def report_of(
+    team: Workers, plan: Plan, job: Job, trained: Trained, losses: Any, scores: Scores
+) -> Report:
+    """Say what came of a job."""
+    options, settings, problem, place = plan.options, job.settings, job.problem, team.backend
+    return Report(
+        problem=problem.name,
+        backend=place.name,
+        device=device_of(place),
+        version=place.version,
+        dtype=settings.dtype,
+        numerics=settings.numerics,
+        compiled=settings.compile and compiles(place),
+        sizes=sizes_of(trained.layers),
+        samples=problem.x.shape[0],
+        learning_rate=problem.learning_rate,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        max_norm=settings.max_norm,
+        activation=settings.activation,
+        l2=settings.l2,
+        weights=settings.weights,
+        method=shown_method(settings),
+        batch_size=problem.batch_size,
+        seed=settings.seed,
+        resumed=None if options.resume is None else str(options.resume),
+        steps=len(losses),
+        steps_asked=job.total,
+        loss_name=LOSS_NAMES[problem.loss],
+        losses=milestones(losses),
+        final_loss=scores.final_loss,
+        held_out=scores.held_out,
+        warm_up=trained.warm_up,
+        warm_up_seconds=trained.warm_up_seconds,
+        seconds_per_step=trained.seconds_per_step,
+        digest=digest(trained.layers),
+        saved=None if options.save is None else str(options.save),
+        plot=None if options.plot is None else str(options.plot),
+        preparation=job.preparation,
+        prepared=job.prepared,
+    )
+
+
+def as_json(fields: dict[str, Any]) -> str:
+    """Write what `fields_of` made as one JSON object."""
+    return json.dumps(fields, indent=2, allow_nan=False)
+
+
+def fields_of(report: Report) -> dict[str, Any]:
+    """Make of a report what JSON knows."""
     preparation = report.preparation
-    fields = report._asdict() | {
+    return report._asdict() | {
         "preparation": None if preparation is None else as_fields(preparation)
     }
-    return json.dumps(fields, indent=2, allow_nan=False)
 
 
 def report_table(console: Console, report: Report) -> None:
@@ -125,11 +188,15 @@ def report_table(console: Console, report: Report) -> None:
         losses.add_row(str(step), "not finite" if loss is None else f"{loss:.6g}")
     print_table(console, losses)
     console.print()
-    # With labels this short a digest fits on a line of 80 characters.
-    facts = make_table()
-    for label, value in _facts(report):
-        facts.add_row(label, value)
-    print_table(console, facts)
+    facts_table(console, _facts(report))
+
+
+def facts_table(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """Print facts with their labels, which are so short that a digest fits into 80 characters."""
+    table = make_table()
+    for label, value in facts:
+        table.add_row(label, value)
+    print_table(console, table)
 
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
@@ -139,6 +206,23 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         lines.append(f"and {len(report.prepared) - len(lines)} more, which --json lists")
     for number, line in enumerate(lines):
         yield "" if number else "prepared", line
+    yield from facts_of_method(report)
+    yield "final loss", f"{report.final_loss:.6g}, {report.loss_name} over all training samples"
+    if report.held_out is not None:
+        samples = report.held_out["samples"]
+        yield "held out", f"{', '.join(shown_scores(report.held_out))} on {samples:.0f} samples"
+    first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
+    warm_up = f" after {first} in {duration(report.warm_up_seconds)}" if report.warm_up else ""
+    if report.seconds_per_step is not None:
+        yield "time per step", f"{duration(report.seconds_per_step)}{warm_up}"
+    yield "digest", report.digest
+    for label, file in (("saved", report.saved), ("plot", report.plot)):
+        if file is not None:
+            yield label, file
+
+
+def facts_of_method(report: Report) -> Iterable[tuple[str, str]]:
+    """Say where and how it was trained."""
     yield "backend", report.backend
     yield "device", report.device
     yield "library", f"{report.backend.partition(':')[0]} {report.version}"
@@ -150,27 +234,6 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "steps", f"{report.steps}{of}, {batch}, learning rate {report.learning_rate:.4g}"
     if report.method:
         yield "method", report.method
-    yield "final loss", f"{report.final_loss:.6g}, {report.loss_name} over all training samples"
-    if report.held_out is not None:
-        yield "held out", _scores(report.held_out)
-    first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
-    warm_up = f" after {first} in {duration(report.warm_up_seconds)}" if report.warm_up else ""
-    if report.seconds_per_step is not None:
-        yield "time per step", f"{duration(report.seconds_per_step)}{warm_up}"
-    yield "digest", report.digest
-    for label, file in (("saved", report.saved), ("plot", report.plot)):
-        if file is not None:
-            yield label, file
-
-
-def _scores(held_out: dict[str, float]) -> str:
-    shown = {
-        "accuracy": "accuracy {:.2%}",
-        "r2": "R^2 {:.4f}",
-        "rmse": "root mean squared error {:.4g}",
-    }
-    scores = [shown[name].format(value) for name, value in held_out.items() if name in shown]
-    return f"{', '.join(scores)} on {held_out['samples']:.0f} samples"
 
 
 def milestones(losses: Any) -> list[tuple[int, float | None]]:
@@ -193,17 +256,3 @@ def milestones(losses: Any) -> list[tuple[int, float | None]]:
     return [
         (step, float(losses[step - 1]) if np.isfinite(losses[step - 1]) else None) for step in steps
     ]
-
-
-def plot_losses(path: Path, losses: Any, *, title: str, loss_name: str) -> None:
-    """Draw the loss of every step into a file of a format that matplotlib knows by its suffix."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(1, len(losses) + 1), losses, linewidth=0.8)
-    if (losses > 0).all():
-        axes.set_yscale("log")
-    axes.set(title=title, xlabel="step", ylabel=f"{loss_name} of the batch")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)

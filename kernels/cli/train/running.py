@@ -26,6 +26,8 @@ from ...numerics import Numerics
 from ...reference.problems import Problem
 from ...training import Fit
 from ..common import NUMERICS, CliError, as_cli_error
+from ..data.preparation import Target
+from ..scores import score
 from .method import method_of
 from .settings import Settings
 
@@ -37,6 +39,7 @@ __all__ = [
     "in_runs",
     "measure",
     "note_ctrl_c",
+    "on_host",
 ]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
@@ -66,10 +69,23 @@ class Trained(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The loss over all training samples, and the scores on those held out, if any were."""
+    """How good a network is.
+
+    Attributes
+    ----------
+    final_loss
+        Over all training samples.
+    held_out
+        The scores on the samples held out, or None if none were.
+    predicted, target
+        What was predicted of those and what is true, on the host: class indices of shape (n,),
+        labels 0 and 1 of shape (n, n_out), or numbers of that shape in their own unit.
+    """
 
     final_loss: float
     held_out: dict[str, float] | None
+    predicted: Any = None
+    target: Any = None
 
 
 @contextmanager
@@ -160,10 +176,11 @@ def fit_timed(
     total: int,
     interrupted: Event,
     state: Any = None,
+    label: str = "training",
 ) -> Trained:
     """Train by `fit` from step `start` to `total`, or until interrupted, with a progress bar.
 
-    The bar is shown if stderr is a terminal.
+    The bar, which begins with the label, is shown if stderr is a terminal.
     """
     import numpy as np
 
@@ -181,7 +198,7 @@ def fit_timed(
         disable=not terminal.is_terminal,
         transient=True,
     )
-    task = bar.add_task("training", total=total, completed=start, loss="")
+    task = bar.add_task(label, total=total, completed=start, loss="")
     # The last batch of an epoch may be smaller, and compiled anew.
     warm_up = steps_of(problem.x.shape[0], steps=None, epochs=1, batch_size=problem.batch_size)
     shown = begin = warm = time.perf_counter()
@@ -252,12 +269,9 @@ def measure(
     place: Backend,
     numerics: Numerics,
     activation: Activation = relu,
-    scale: tuple[float, ...] = (),
+    target: Target | None = None,
 ) -> Scores:
-    """Compute the loss over all training samples and the scores on those held out.
-
-    `scale` has what each target was divided by, if anything.
-    """
+    """Compute the loss over all training samples and the scores on those held out."""
     import numpy as np
 
     def predict(x: Array) -> Array:
@@ -269,33 +283,35 @@ def measure(
         final = float(place.to_numpy(loss))
         if problem.held_out is None:
             return Scores(final, None)
-        x, target = problem.held_out
-        got = place.to_numpy(predict(x))
-        return Scores(final, _score(problem, got, place.to_numpy(target), scale))
+        x, y = problem.held_out
+        told = _told(problem, place.to_numpy(predict(x)), place.to_numpy(y), target)
+        return Scores(final, {"samples": len(told[1])} | score(*told), *told)
 
 
-def _score(
-    problem: Problem, prediction: Any, target: Any, scale: tuple[float, ...]
-) -> dict[str, float]:
+def _told(problem: Problem, output: Any, y: Any, target: Target | None) -> tuple[Any, Any]:
+    """Make of outputs and targets what `Scores` has."""
     import numpy as np
 
-    samples = {"samples": len(target)}
     if problem.loss is logistic_cross_entropy:
         # A label, or the second of two classes, is told by a logit above 0.
-        told = prediction > 0.0
-        return samples | {"accuracy": float(np.mean(told == (target.reshape(told.shape) > 0)))}
-    if target.ndim == 1:
-        return samples | {"accuracy": float(np.mean(prediction.argmax(axis=1) == target))}
+        told = (output > 0.0).astype(np.int64)
+        return told, y.reshape(told.shape).astype(np.int64)
+    if y.ndim == 1:
+        return output.argmax(axis=1), y
     if problem.loss is poisson:
-        prediction = np.exp(prediction.astype(np.float64))
-    squares = (prediction - target).astype(np.float64) ** 2
-    spread = np.sum((target - target.mean(axis=0)).astype(np.float64) ** 2)
-    # Scaled as roots, since squares of large targets are infinite.
-    roots = np.sqrt(np.mean(squares, axis=0)) * np.asarray(scale or 1.0)
-    rmse = math.hypot(*roots) / math.sqrt(len(roots))
-    # Targets that are all alike leave no variance to explain.
-    r2 = {"r2": float(1.0 - np.sum(squares) / spread)} if spread > 0 else {}
-    return samples | r2 | {"rmse": rmse}
+        return np.exp(output.astype(np.float64)), y
+    if target is None or not target.mean:
+        return output, y
+    mean, deviation = np.asarray(target.mean), np.asarray(target.deviation)
+    return output * deviation + mean, y * deviation + mean
+
+
+def on_host(place: Backend, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Bring a network to the host."""
+    to_numpy = place.to_numpy
+    return tuple(
+        Layer(to_numpy(weight), None if bias is None else to_numpy(bias)) for weight, bias in layers
+    )
 
 
 def check_finite(

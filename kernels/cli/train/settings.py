@@ -128,6 +128,15 @@ class Options(NamedTuple):
             "poisson (of counts).",
         ),
     ] = None
+    cv: Annotated[
+        int | None,
+        _option(
+            "Data",
+            "Cross-validate: cut the file into this many folds, each of which is held out "
+            "once, from the training of a network of its own. Only the scores are kept.",
+            min=2,
+        ),
+    ] = None
     hidden: Annotated[
         str | None,
         _option(
@@ -309,7 +318,12 @@ class Options(NamedTuple):
     ] = None
     plot: Annotated[
         Path | None,
-        _option("Output", "Draw the loss of every step into this FILE.png.", readable=False),
+        _option(
+            "Output",
+            "Draw the loss of every step into this FILE.png, and of the samples held out a "
+            "confusion matrix of classes or predicted against true numbers.",
+            readable=False,
+        ),
     ] = None
     json: Annotated[bool, _option("Output", "Print JSON instead of tables.", "--json")] = False
 

@@ -1,0 +1,44 @@
+"""How right predictions are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["SCORES", "score", "shown_scores"]
+
+# For people, and with how many digits.
+SCORES = {
+    "accuracy": ("accuracy", ".2%"),
+    "r2": ("R^2", ".4f"),
+    "rmse": ("root mean squared error", ".4g"),
+}
+
+
+def score(predicted: Any, true: Any) -> dict[str, float]:
+    """Compare predictions with what is true, NumPy arrays of one shape.
+
+    Numbers, of shape (n, targets), have a root mean squared error in their own unit, and the mean
+    of the targets' R^2 unless one is the same in all samples; all else has an accuracy.
+    """
+    import numpy as np
+
+    if true.dtype.kind != "f":
+        return {"accuracy": float(np.mean(predicted == true))}
+    predicted, true = predicted.astype(np.float64), true.astype(np.float64)
+    # Near 1, since squares of what is far from it are 0 or infinite.
+    exponent = math.frexp(max(np.abs(predicted).max(), np.abs(true).max()))[1]
+    predicted, true = np.ldexp(predicted, -exponent), np.ldexp(true, -exponent)
+    errors = np.mean((predicted - true) ** 2, axis=0)
+    spread = np.mean((true - true.mean(axis=0)) ** 2, axis=0)
+    r2 = {"r2": float(np.mean(1.0 - errors / spread))} if (spread > 0.0).all() else {}
+    return r2 | {"rmse": math.ldexp(math.sqrt(np.mean(errors)), exponent)}
+
+
+def shown_scores(scores: dict[str, float]) -> list[str]:
+    """Write each of `SCORES` that there is."""
+    return [
+        f"{label} {scores[name]:{digits}}"
+        for name, (label, digits) in SCORES.items()
+        if name in scores
+    ]
