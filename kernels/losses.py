@@ -272,6 +272,24 @@ def poisson(
     return _poisson(logarithm, target, sample_weight=sample_weight, numerics=numerics)
 
 
+def expectation(loss: Loss, output: Array, *, numerics: Numerics) -> Array:
+    """Give what a network expects of the target, from its output, shape (n, n_out).
+
+    That is softmax(output) of classes, logistic(output) of labels, exp(output) of counts, each as
+    the loss has it, and the output itself of numbers and with any other loss.
+    """
+    if loss is poisson:
+        return numerics.exp(output)
+    if loss is logistic_cross_entropy:
+        return numerics.logistic(output)
+    if loss is not softmax_cross_entropy:
+        return output
+    xp = array_namespace(output)
+    e = numerics.exp(numerics.subtract(output, xp.max(output, axis=1, keepdims=True)))
+    total = numerics.sum(e, axis=1, keepdims=True)
+    return numerics.multiply(e, numerics.divide(xp.ones_like(total), total))
+
+
 def check_targets(loss: Loss, y: Array, outputs: int) -> None:
     """Raise ValueError if a target is out of a loss's range. This reads the values."""
     xp = array_namespace(y)

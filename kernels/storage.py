@@ -164,6 +164,7 @@ def write_tensors(
 
     Until it is whole and on the disk the file lies beside its place, under a name of at most as
     many characters that begins with a dot and all of its own name but the last ten characters.
+    Equal arrays and texts give equal files.
     """
     import safetensors
 
@@ -181,9 +182,21 @@ def write_tensors(
         },
         {**(texts or {}), _SEAL: _NO_DIGITS.decode()},
     )
+    if texts:
+        data = _in_order(data)
     # Quotation marks inside texts are escaped, so that no text holds this.
     name = f'"{_SEAL}":"'.encode()
     _write(path, data, data.index(name) + len(name))
+
+
+def _in_order(data: bytes) -> bytes:
+    """Sort the texts of a file, which safetensors writes in another order each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    written = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # The numbers stay where they are, after spaces that fill the header.
+    return b"".join((data[:8], written.ljust(end - 8), memoryview(data)[end:]))
 
 
 def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:

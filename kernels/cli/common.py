@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,12 @@ from rich.console import Console
 import backends
 from backends.workers import WorkerLost
 
-from ..layer import Layer
 from ..numerics import EXACT, NATIVE, Numerics
-from ..storage import read_tensors, tensors_of, write_tensors
 
 __all__ = [
     "DTYPES",
     "NUMERICS",
     "CliError",
-    "activation_in",
     "as_cli_error",
     "check_output",
     "choose",
@@ -33,7 +30,6 @@ __all__ = [
     "device_of",
     "find_backend",
     "require",
-    "save_network",
     "use_float64",
     "warn",
 ]
@@ -44,9 +40,6 @@ NUMERICS: dict[str, Numerics] = {"native": NATIVE, "exact": EXACT}
 _WORKING_DTYPE = {"exact": "float64"}
 
 DTYPES = ("float32", "float64")
-
-# The text of a file that names the activation of its network, where that is not relu.
-_TEXT = "activation"
 
 
 class CliError(Exception):
@@ -155,13 +148,3 @@ def console() -> Console:
 def warn(message: str) -> None:
     """Write one line to stderr."""
     typer.echo(message, err=True)
-
-
-def save_network(path: Path, layers: Sequence[Layer], activation: str) -> None:
-    """Write a network, and its activation if it is not relu; raise OSError if that fails."""
-    write_tensors(path, tensors_of(layers), {} if activation == "relu" else {_TEXT: activation})
-
-
-def activation_in(path: Path) -> str:
-    """Read the activation of a network in a file that can be read."""
-    return read_tensors(path)[1].get(_TEXT, "relu")

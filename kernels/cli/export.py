@@ -9,16 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .. import activations
-from ..activations import Activation
-from ..layer import Layer
 from ..losses import Loss, softmax_cross_entropy, squared_error
-from ..storage import load
 from .common import (
-    DTYPES,
     NUMERICS,
     CliError,
-    activation_in,
     as_cli_error,
     check_output,
     choose,
@@ -26,6 +20,7 @@ from .common import (
     require,
 )
 from .tables import make_table, print_table
+from .train.model import read_model
 
 __all__ = ["export"]
 
@@ -82,8 +77,8 @@ def export(
     check_output("the model", model, in_place=True)
     if model.resolve() == network.resolve():
         raise CliError(f"expected the model to be a file of its own, got {model}")
-    layers = _load(network)
-    activation = _activation_in(network)
+    source = read_model(network)
+    layers, activation = source.layers, source.function
 
     from backends.export.onnx import forward_model, step_model
 
@@ -124,30 +119,6 @@ def _check_step(what: str, options: dict[str, Any]) -> None:
     rate = options["--learning-rate"]
     if not 0.0 < rate < math.inf:
         raise CliError(f"expected a positive --learning-rate, got {rate}")
-
-
-def _load(path: Path) -> tuple[Layer, ...]:
-    """Read a network of whichever dtype the file has."""
-    import numpy as np
-
-    refusals = []
-    for dtype in DTYPES:
-        try:
-            return load(path, like=np.zeros(0, dtype=dtype))
-        except OSError as error:
-            raise CliError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            refusals.append(str(error).splitlines()[0])
-    raise CliError(refusals[0])
-
-
-def _activation_in(path: Path) -> Activation:
-    """Find the activation that a file names."""
-    name = activation_in(path)
-    found = getattr(activations, name, None)
-    if not isinstance(found, Activation):
-        raise CliError(f"expected one of the activations in {path}, got {name!r}")
-    return found
 
 
 def _print_model(console: Console, path: Path, model: Any) -> None:

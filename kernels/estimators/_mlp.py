@@ -30,7 +30,7 @@ from ..digest import digest
 from ..dual import PERIOD, use_dual
 from ..layer import Layer
 from ..lbfgs import minimize
-from ..losses import Loss, check_targets, unchecked, weighted
+from ..losses import Loss, check_targets, expectation, unchecked, weighted
 from ..minibatches import batches_of
 from ..network import forward
 from ..numerics import EXACT, NATIVE, Exact, Numerics
@@ -171,16 +171,7 @@ class MultilayerPerceptron(BaseEstimator):
         """Predict with the activation of the last layer."""
         n = self._numerics
         a = forward(layers, x, activation=self._activation, numerics=n)[-1]
-        if self.out_activation_ == "identity":
-            return a
-        if self.out_activation_ == "exp":
-            return n.exp(a)
-        if self.out_activation_ == "logistic":
-            return n.logistic(a)
-        xp = array_namespace(a)
-        e = n.exp(n.subtract(a, xp.max(a, axis=1, keepdims=True)))
-        total = n.sum(e, axis=1, keepdims=True)
-        return n.multiply(e, n.divide(xp.ones_like(total), total))
+        return expectation(self._loss(), a, numerics=n)
 
     def _predicted(self, X: Any, method: str) -> tuple[Place, Array]:
         check_is_fitted(self, "coefs_")

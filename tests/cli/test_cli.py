@@ -327,7 +327,7 @@ def test_a_disk_that_fails_at_the_end_is_told(run, tmp_path, monkeypatch):
     def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kernels.cli.train.command.save_network", full)
+    monkeypatch.setattr("kernels.cli.train.command.save_model", full)
     _, err = run("train", "--steps", 1, "--save", tmp_path / "net", status=1)
     assert err.startswith(f"Error: cannot write {tmp_path / 'net'}: ")
     assert "No space left" in err

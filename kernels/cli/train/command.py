@@ -21,7 +21,6 @@ from ..common import (
     NUMERICS,
     as_cli_error,
     console,
-    save_network,
     warn,
 )
 from ..data.preparation import INDEX
@@ -30,11 +29,13 @@ from .checkpoint import Checkpoint, owned, write
 from .cross_validation import cross_validate
 from .job import Job, job_on, sizes_of, target_of
 from .method import activation_of
+from .model import Model, save_model
 from .plan import Plan, plan_of
 from .plot import draw
 from .report import as_json, fields_of, report_of, report_table
 from .running import check_finite, fit_timed, in_runs, measure, note_ctrl_c, on_host
 from .settings import Options
+from .targets import name_of
 from .workers import fit_split, join, must_launch, run_launched
 
 __all__ = ["train"]
@@ -91,7 +92,7 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
             return
         if options.save is not None:
             with as_cli_error(OSError, prefix=f"cannot write {options.save}: ", status=1):
-                save_network(options.save, trained.layers, job.settings.activation)
+                save_model(options.save, _model_of(job, trained.layers))
     report = report_of(team, plan, job, trained, losses, scores)
     if options.plot is not None:
         title = f"{report.problem} on {report.backend}, {report.dtype}"
@@ -149,6 +150,12 @@ def _joined(earlier: Any, losses: Any) -> Any:
     import numpy as np
 
     return np.concatenate([earlier, losses]) if len(earlier) else losses
+
+
+def _model_of(job: Job, layers: tuple[Layer, ...]) -> Model:
+    """Keep what it takes to predict."""
+    settings, loss = job.settings, name_of(job.problem.loss)
+    return Model(layers, settings.activation, loss, settings.numerics, job.preparation)
 
 
 def _classes_of(job: Job) -> tuple[str, ...]:

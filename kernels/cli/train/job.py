@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 from backends import Backend
 from backends.workers import Workers
 
-from ..._typing import Array
 from ...layer import Layer
 from ...minibatches import steps_of
 from ...optimizers import AdamState, SGDState
 from ...reference.problems import Problem, digits, tutorial
-from ...storage import load
-from ..common import DTYPES, CliError, activation_in, as_cli_error
+from ..common import CliError, as_cli_error
 from ..data.arrays import FOLDER
 from ..data.preparation import Preparation, Target
 from ..data.sheet import Table
 from .method import ADAM_RATE
+from .model import read_model
 from .plan import Plan
 from .problem import Prepared, make_problem
 from .settings import Settings
@@ -115,12 +114,16 @@ def _initial(plan: Plan, place: Backend) -> tuple[Layer, ...] | None:
         return _placed(plan.before.layers, place, dtype)
     if plan.options.resume is not None:
         path, activation = plan.options.resume, plan.settings.activation
-        layers = _load(path, place.asarray([0.0], dtype), dtype)
-        if activation_in(path) != activation:
+        model = read_model(path)
+        if model.dtype != dtype:
             raise CliError(
-                f"expected --activation {activation_in(path)}, as in {path}, got {activation}"
+                f"expected a network of {dtype}, as --dtype, got {model.dtype} in {path}"
             )
-        return layers
+        if model.activation != activation:
+            raise CliError(
+                f"expected --activation {model.activation}, as in {path}, got {activation}"
+            )
+        return _placed(model.layers, place, dtype)
     return None
 
 
@@ -138,25 +141,6 @@ def _placed(layers: Sequence[Layer], place: Backend, dtype: str) -> tuple[Layer,
         Layer(place.asarray(weight, dtype), None if bias is None else place.asarray(bias, dtype))
         for weight, bias in layers
     )
-
-
-def _load(path: Path, like: Array, dtype: str) -> tuple[Layer, ...]:
-    import numpy as np
-
-    try:
-        return load(path, like=like)
-    except OSError as error:
-        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        (other,) = (name for name in DTYPES if name != dtype)
-        try:
-            load(path, like=np.zeros(0, dtype=other))
-        except ValueError:
-            # Neither dtype fits, so the file is at fault.
-            raise CliError(str(error).splitlines()[0]) from error
-        raise CliError(
-            f"expected a network of {dtype}, as --dtype, got {other} in {path}"
-        ) from error
 
 
 def _problem(
