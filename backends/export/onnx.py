@@ -5,7 +5,7 @@ A model's inputs and outputs are named as in the files of `kernels.save`: `layer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,12 @@ _MAX_WEIGHTS = 2**31 - 2**24
 
 
 def forward_model(
-    layers: Sequence[Layer], *, activation: Activation = relu, numerics: Numerics = NATIVE
+    layers: Sequence[Layer],
+    *,
+    activation: Activation = relu,
+    numerics: Numerics = NATIVE,
+    before: Callable[[Array], Array] | None = None,
+    after: Callable[[Array], Array] | None = None,
 ) -> Any:
     """Make a model of the prediction, kernels.forward(layers, x)[-1].
 
@@ -37,6 +42,10 @@ def forward_model(
         One of `kernels.activations`.
     numerics
         What products and sums are.
+    before
+        What makes the input of the network of `x`, which is float64 then, of as many columns.
+    after
+        What makes `prediction` of the output of the network.
 
     Returns
     -------
@@ -56,9 +65,12 @@ def forward_model(
             f"file, got {size}"
         )
     weights = _arguments(layers)
-    x = _argument(("batch", layers[0].weight.shape[0]), layers[0].weight.dtype)
+    dtype = layers[0].weight.dtype if before is None else "float64"
+    x = _argument(("batch", layers[0].weight.shape[0]), dtype)
     settings: Any = {"activation": activation, "numerics": _Rows(numerics)}
-    prediction = kernels.forward(weights, x, **settings)[-1]
+    prediction = kernels.forward(weights, x if before is None else before(x), **settings)[-1]
+    if after is not None:
+        prediction = after(prediction)
     model = _build({"x": x} | _named("", weights), {"prediction": prediction})
     graph = model.graph
     del graph.input[1:]
@@ -134,6 +146,12 @@ class _Rows:
         a = ndonnx.reshape(a, (-1, b.shape[0]))
         product = self.numerics.matmul(a, b)
         return cast(Array, ndonnx.reshape(product, (-1, b.shape[1])))
+
+    def add(self, a: Any, b: Array) -> Array:
+        import ndonnx
+
+        # The sum of one column and one number has an unknown number of columns likewise.
+        return cast(Array, ndonnx.reshape(self.numerics.add(a, b), (-1, a.shape[1])))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.numerics, name)

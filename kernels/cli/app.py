@@ -13,6 +13,7 @@ from .backends import backends
 from .check import check
 from .common import CliError
 from .export import export
+from .predict import predict
 from .train import train
 from .verify import verify
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, export, verify, check, backends):
+for _command in (train, predict, export, verify, check, backends):
     entry.add(app, _command)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from .._typing import Array
 from ..losses import Loss, softmax_cross_entropy, squared_error
 from .common import (
     NUMERICS,
@@ -19,8 +21,10 @@ from .common import (
     console,
     require,
 )
+from .data.sheet import listed
 from .tables import make_table, print_table
-from .train.model import read_model
+from .traced import after_of, before_of
+from .train.model import Model, read_model
 
 __all__ = ["export"]
 
@@ -64,6 +68,9 @@ def export(
     """Write a saved network, or a step of its training, as an ONNX model.
 
     ndonnx traces the kernel; with exact numerics the model gives the kernel's bits in onnxruntime.
+
+    The preparation of numbers and dates is inside a prediction; of a model that knows columns of
+    text the input is what they were prepared to.
     """
     # Everything that can be wrong is found before anything is computed or written.
     choose("--what", what, WHAT)
@@ -82,13 +89,22 @@ def export(
 
     from backends.export.onnx import forward_model, step_model
 
+    before = None
+
     # Exact numerics have a longest sum, and files a largest size.
     with (
         Console(stderr=True).status("Tracing the kernel; exact numerics take a minute"),
         as_cli_error(ValueError),
     ):
         if what == "forward":
-            made = forward_model(layers, activation=activation, numerics=NUMERICS[numerics])
+            before = before_of(source)
+            made = forward_model(
+                layers,
+                activation=activation,
+                numerics=NUMERICS[numerics],
+                before=before,
+                after=after_of(source, NUMERICS[numerics]),
+            )
         else:
             assert learning_rate is not None
             assert batch_size is not None
@@ -102,7 +118,7 @@ def export(
             )
     with as_cli_error(OSError, prefix=f"cannot write {model}: ", status=1):
         model.write_bytes(made.SerializeToString())
-    _print_model(console(), model, made)
+    _print_model(console(), model, made, _meaning(source, before))
 
 
 def _check_step(what: str, options: dict[str, Any]) -> None:
@@ -121,7 +137,21 @@ def _check_step(what: str, options: dict[str, Any]) -> None:
         raise CliError(f"expected a positive --learning-rate, got {rate}")
 
 
-def _print_model(console: Console, path: Path, model: Any) -> None:
+def _meaning(source: Model, before: Callable[[Array], Array] | None) -> dict[str, str]:
+    """Say what columns x has, and whose outputs a prediction has."""
+    if source.preparation is None:
+        return {}
+    columns, classes = source.preparation.columns, source.preparation.target.classes
+    names = listed([column.name for column in columns])
+    said = {"x": f"prepared features, as `predict` makes them of the columns {names}"}
+    if before is not None:
+        said = {"x": f"the columns {names}, with NaN for empty cells"}
+        if any(column.kind == "date" for column in columns):
+            said["dates"] = "days since 1970"
+    return said | ({"classes": listed(list(classes))} if classes else {})
+
+
+def _print_model(console: Console, path: Path, model: Any, meaning: dict[str, str]) -> None:
     """Print what an ONNX model takes and gives."""
     facts = make_table()
     facts.add_row("model", str(path))
@@ -132,4 +162,6 @@ def _print_model(console: Console, path: Path, model: Any) -> None:
             tensor = value.type.tensor_type
             shape = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
             facts.add_row(label, f"{value.name} {_ONNX_DTYPES[tensor.elem_type]} ({shape})")
+    for label, text in meaning.items():
+        facts.add_row(label, text)
     print_table(console, facts)

@@ -295,3 +295,69 @@ def test_library_that_is_missing(refuse, monkeypatch, module):
         f"Error: export needs {module}, which is not installed: "
         'pip install "array-api-kernels[ndonnx]"\n'
     )
+
+
+# The preparation of a file's columns
+
+N = 30
+COLUMNS = np.random.default_rng(0).normal(size=(N, 2))
+DAYS = np.arange(N) % 9
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """(target, columns, *options) -> a model that was trained on a file, and the file."""
+    pl = pytest.importorskip("polars", reason="the command line needs array-api-kernels[cli]")
+
+    def trained(target, columns, *options):
+        frame = pl.DataFrame(columns)
+        path, saved = tmp_path / "d.parquet", tmp_path / "m.safetensors"
+        frame.write_parquet(path)
+        given = ("--steps", 3, "--data", path, "--target", target, "--hidden", "none", *options)
+        assert main(["train", *map(str, given), "--numerics", "exact", "--save", str(saved)]) == 0
+        capsys.readouterr()
+        return saved, path
+
+    return trained
+
+
+def predicted(saved, path, capsys, *options):
+    """Run `predict`; what it writes, as text."""
+    assert main(["predict", str(saved), str(path), *options]) == 0
+    return [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("price", ()), ("count", ("--loss", "poisson"))],
+)
+def test_numbers_and_dates_are_prepared_inside(run, trained, tmp_path, capsys, target, options):
+    """From the cells of a file to the target's own unit, with the bits of `predict`."""
+    import datetime
+
+    empty = [None if i == 4 else a for i, a in enumerate(COLUMNS[:, 0].tolist())]
+    days = [datetime.date(1970, 1, 1 + int(day)) for day in DAYS]
+    y = {"price": 1e6 + 100.0 * COLUMNS[:, 1], "count": DAYS * 1.0}[target]
+    columns = {"a": empty, "b": 1e-9 * COLUMNS[:, 1], "day": days, target: y}
+    saved, path = trained(target, columns, *options)
+    out, _ = run(tmp_path / "m.onnx", "--network", saved, "--numerics", "exact")
+    assert "x       the columns 'a', 'b', 'day', with NaN for empty cells\n" in out
+    assert "dates   days since 1970\n" in out
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", QUIET)
+    assert described(session.get_inputs()) == [("x", "tensor(double)", ["batch", 3])]
+    kind = "tensor(float)" if target == "count" else "tensor(double)"
+    assert described(session.get_outputs()) == [("prediction", kind, ["batch", 1])]
+    x = np.stack([np.asarray(empty, float), columns["b"], DAYS], axis=1)
+    (got,) = session.run(None, {"x": x})
+    expected = np.asarray(predicted(saved, path, capsys), got.dtype)
+    np.testing.assert_array_equal(got, expected, strict=True)
+
+
+def test_columns_of_text_are_prepared_outside(run, trained, tmp_path):
+    colour = np.where(COLUMNS[:, 0] > 0.0, "red", "blue")
+    kind = np.where(COLUMNS[:, 1] > 0.0, "yes", "no")
+    saved, _ = trained("kind", {"a": COLUMNS[:, 0], "colour": colour, "kind": kind})
+    out, _ = run(tmp_path / "m.onnx", "--network", saved)
+    assert "input    x float32 (batch, 3)\n" in out
+    assert "x        prepared features, as `predict` makes them of the columns 'a', 'colou" in out
+    assert "classes  'no', 'yes'\n" in out

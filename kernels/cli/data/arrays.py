@@ -9,7 +9,7 @@ from typing import Any
 from ..common import CliError, require
 from .sheet import LABELS, Sheet, Table, listed
 
-__all__ = ["FOLDER", "beside", "read_archive", "read_folder"]
+__all__ = ["FOLDER", "beside", "read_archive", "read_folder", "read_new"]
 
 # The files of a folder of prepared data.
 FOLDER = ("x.npy", "y.npy")
@@ -25,26 +25,49 @@ def read_archive(
     path: Path, target: str, task: str | None, weights: str | None
 ) -> tuple[Sheet, Any, Any]:
     """Read features, target and weights from an .npz file; see `read_table`."""
-    require("polars", f"reading {path.name}")
+    arrays = _arrays(path)
+    for option, name in (("--target", target), ("--weights", weights)):
+        if name is not None and name not in arrays:
+            raise CliError(
+                f"expected {option} to be an array of {path} ({listed(list(arrays))}), got {name!r}"
+            )
+    sheet = _features(path, arrays, target, weights)
+    weight = None
+    if weights is not None:
+        weight = _npz_weights(path, weights, arrays[weights], sheet.frame.height)
+    y = _target(path, arrays[target], target, sheet)
+    return sheet, _npz_target(path, target, y, task), weight
+
+
+def read_new(path: Path, target: str) -> tuple[Sheet, Any]:
+    """Read features from an .npz file, and the target or None if it is not there."""
+    arrays = _arrays(path)
+    sheet = _features(path, arrays, target, None)
+    return sheet, _target(path, arrays[target], target, sheet) if target in arrays else None
+
+
+def _arrays(path: Path) -> dict[str, Any]:
     import numpy as np
-    import polars as pl
 
     # Opened here, since NumPy leaves a file that is no archive open.
     with path.open("rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
-            arrays = {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files}
         except Exception as error:
             # A damaged archive can fail in each of zipfile's, zlib's and NumPy's own ways.
             raise CliError(
                 f"expected an .npz file of arrays of numbers or text, got {path}, which NumPy "
                 "cannot read"
             ) from error
-    for option, name in (("--target", target), ("--weights", weights)):
-        if name is not None and name not in arrays:
-            raise CliError(
-                f"expected {option} to be an array of {path} ({listed(list(arrays))}), got {name!r}"
-            )
+
+
+def _features(path: Path, arrays: dict[str, Any], target: str, weights: str | None) -> Sheet:
+    """Take the array of features as columns."""
+    require("polars", f"reading {path.name}")
+    import numpy as np
+    import polars as pl
+
     others = [key for key in arrays if key not in (target, weights)]
     key = "x" if "x" in others else others[0] if len(others) == 1 else None
     if key is None:
@@ -52,29 +75,34 @@ def read_archive(
             f"expected the features in an array 'x', or in the only one beside "
             f"{beside(target, weights)}, got {listed(list(arrays))} in {path}"
         )
-    x, y = arrays[key], arrays[target]
+    x = arrays[key]
     if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "iufb":
         raise CliError(
             f"expected numbers of shape (samples, features) in {key!r} of {path}, got "
             f"{x.dtype} of shape {x.shape}"
         )
+    _check_finite(path, key, x)
+    names = [f"{key}[{i}]" for i in range(x.shape[1])]
+    frame = pl.DataFrame(x.astype(np.float64), schema=names, orient="row")
+    return Sheet(path, frame, lambda row, name: f"row {row} (from 0), column {name} of {path}")
+
+
+def _target(path: Path, y: Any, target: str, sheet: Sheet) -> Any:
+    """Check the array of the target."""
+    count = sheet.frame.height
     if y.dtype.kind not in "iufbUS" or y.ndim not in (1, 2) or 0 in y.shape[1:]:
         raise CliError(
             f"expected numbers or text of shape (samples,) in the target {target!r} of {path}, "
             f"got {y.dtype} of shape {y.shape}"
         )
-    if len(x) != len(y):
+    if len(y) != count:
+        key = sheet.frame.columns[0].rpartition("[")[0]
         raise CliError(
             f"expected as many targets as samples in {path}, got {len(y)} in {target!r} and "
-            f"{len(x)} in {key!r}"
+            f"{count} in {key!r}"
         )
-    _check_finite(path, key, x)
     _check_finite(path, target, y)
-    weight = None if weights is None else _npz_weights(path, weights, arrays[weights], len(x))
-    names = [f"{key}[{i}]" for i in range(x.shape[1])]
-    frame = pl.DataFrame(x.astype(np.float64), schema=names, orient="row")
-    sheet = Sheet(path, frame, lambda row, name: f"row {row} (from 0), column {name} of {path}")
-    return sheet, _npz_target(path, target, y, task), weight
+    return y
 
 
 def _npz_weights(path: Path, key: str, weight: Any, n: int) -> Any:

@@ -86,7 +86,8 @@ def _read_columns(
         reason = str(error).partition("\n")[0]
         raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
     columns = {}
-    for column in frame.select(chosen(path, frame.columns, drop, only)):
+    wanted = chosen(path, frame.columns, drop, only)
+    for column in frame.select(wanted):
         dtype = column.dtype
         if (column.name in text and not dtype.is_float()) or dtype in (
             pl.Boolean,
@@ -109,7 +110,10 @@ def _read_columns(
             )
         columns[column.name] = column
     return Sheet(
-        path, pl.DataFrame(columns), lambda row, name: f"row {row + 1}, column {name!r} of {path}"
+        path,
+        pl.DataFrame(columns),
+        lambda row, name: f"row {row + 1}, column {name!r} of {path}",
+        others=tuple(name for name in frame.columns if name not in wanted),
     )
 
 

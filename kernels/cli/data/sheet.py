@@ -31,6 +31,8 @@ class Sheet(NamedTuple):
         Whether a comma is the decimal point of numbers in text.
     rows
         The number in the file of each row of the frame, or None if all are there.
+    others
+        Columns of the file that were not asked for.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Sheet(NamedTuple):
     place: Callable[[int, str], str]
     comma: bool = False
     rows: Any = None
+    others: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):

@@ -87,7 +87,13 @@ def read_text(
         for cells in _converted(piece.select(wanted), form.comma, as_text):
             parts[cells.name].append(cells)
     columns = {name: _whole(form, name, parts.pop(name), name in text) for name in wanted}
-    return Sheet(path, pl.DataFrame(columns), lambda row, name: _place(form, row, name), form.comma)
+    return Sheet(
+        path,
+        pl.DataFrame(columns),
+        lambda row, name: _place(form, row, name),
+        form.comma,
+        others=tuple(name for name in form.names if name not in wanted),
+    )
 
 
 def numbers(cells: Any, comma: bool) -> tuple[Any, Any]:

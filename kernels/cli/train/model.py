@@ -7,7 +7,7 @@ what is to be done to new rows before it sees them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ... import activations
 from ...activations import Activation
@@ -15,6 +15,7 @@ from ...digest import digest
 from ...layer import Layer
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
 from ..common import NUMERICS, CliError
+from ..data.preparation import Preparation, from_json, to_json, width
 from .targets import LOSSES
 
 __all__ = ["Model", "read_model", "save_model"]
@@ -46,7 +47,7 @@ class Model(NamedTuple):
     activation: str
     loss: str | None = None
     numerics: str | None = None
-    preparation: Any = None
+    preparation: Preparation | None = None
 
     @property
     def dtype(self) -> str:
@@ -71,6 +72,8 @@ def save_model(path: Path, model: Model) -> None:
         "numerics": model.numerics,
         "digest": digest(model.layers),
     }
+    if model.preparation is not None:
+        texts["preparation"] = to_json(model.preparation)
     write_tensors(path, tensors_of(model.layers), texts)
 
 
@@ -115,4 +118,16 @@ def _described(path: Path, model: Model, texts: dict[str, str]) -> Model:
             raise CliError(
                 f"expected a {name} of {' or '.join(known)} in {path}, got {texts.get(name)!r}"
             )
-    return model._replace(loss=texts["loss"], numerics=texts["numerics"])
+    preparation = None
+    if "preparation" in texts:
+        try:
+            preparation = from_json(texts["preparation"])
+        except ValueError as error:
+            raise CliError(f"{error} in {path}") from error
+        inputs = model.layers[0].weight.shape[0]
+        if width(preparation) != inputs:
+            raise CliError(
+                f"expected a preparation for {inputs} inputs, as the network has, got one for "
+                f"{width(preparation)} in {path}"
+            )
+    return model._replace(loss=texts["loss"], numerics=texts["numerics"], preparation=preparation)

@@ -1,0 +1,164 @@
+"""The rows of a file, prepared as a model was trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..common import CliError, warn
+from ..data.arrays import FOLDER, read_new
+from ..data.preparation import Preparation, features
+from ..data.reading import read_sheet
+from ..data.sheet import Sheet, listed
+from ..data.text import numbers
+from ..train.model import Model
+from .answers import classes_of
+
+__all__ = ["Rows", "rows_of"]
+
+
+class Rows(NamedTuple):
+    """Rows to predict for.
+
+    Attributes
+    ----------
+    n
+        How many.
+    take
+        (start, stop) -> some of them, prepared, NumPy's of shape (stop - start, n_in).
+    true
+        What is to be predicted, shape (n, columns), if the file has it: labels as text, "" where
+        they are not known; labels 0 and 1; or float64 numbers, NaN where they are not known.
+    """
+
+    n: int
+    take: Callable[[int, int], Any]
+    true: Any
+
+
+def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
+    """Read the rows of a file or folder; raise `CliError` if they are not what the model takes."""
+    preparation = model.preparation
+    if preparation is None:
+        if path.exists() and not path.is_dir():
+            raise CliError(
+                f"expected a folder with {FOLDER[0]}, since the model was trained on prepared "
+                f"data, got {path}"
+            )
+        return _of_folder(model, path)
+    if path.is_dir():
+        raise CliError(f"expected a file of the columns that the model was trained on, got {path}")
+    if path.suffix.lower() == ".npz":
+        if separator is not None:
+            raise CliError(f"--separator needs a file of columns, got {path.name!r}")
+        sheet, y = read_new(path, preparation.target.name)
+        true = None if y is None else _array_of_target(model, path, y, sheet.frame.height)
+    else:
+        sheet = _columns(preparation, path, separator)
+        true = _column_of_target(preparation, sheet)
+    n = sheet.frame.height
+    if n == 0:
+        raise CliError(f"expected at least one row of data in {path}, got 0")
+
+    def take(start: int, stop: int) -> Any:
+        import numpy as np
+
+        # With the number of each row, so that an error can name it.
+        part = sheet.frame.slice(start, stop - start)
+        rows = sheet._replace(frame=part, rows=np.arange(start, stop))
+        return features(preparation, rows, model.dtype)
+
+    return Rows(n, take, true)
+
+
+def _columns(preparation: Preparation, path: Path, separator: str | None) -> Sheet:
+    """Read the columns that the model knows, and tell which others there are."""
+    names = [column.name for column in preparation.columns]
+    # What was text stays text, also where it looks like numbers.
+    text = [column.name for column in preparation.columns if column.kind == "category"]
+    target = preparation.target
+    sheet = read_sheet(
+        path,
+        separator=separator,
+        only=[*names, target.name],
+        text=[*text, target.name] if target.classes else text,
+    )
+    dropped = {name for name, _ in preparation.dropped}
+    others = [name for name in sheet.others if name not in dropped]
+    if others:
+        warn(f"Ignored in {path}: {listed(others)}.")
+    return sheet
+
+
+def _column_of_target(preparation: Preparation, sheet: Sheet) -> Any:
+    """Take the target, if it is there."""
+    import polars as pl
+
+    target = preparation.target
+    if target.name not in sheet.frame.columns:
+        return None
+    cells = sheet.frame[target.name]
+    if target.classes:
+        return cells.cast(pl.String).fill_null("").to_numpy().astype(str).reshape(-1, 1)
+    if not cells.dtype.is_numeric():
+        cells, _ = numbers(cells.cast(pl.String), sheet.comma)
+    return cells.cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(-1, 1)
+
+
+def _of_folder(model: Model, folder: Path) -> Rows:
+    """Map the array of features, and that of the target if it is there."""
+    import numpy as np
+
+    path, target = (folder / name for name in FOLDER)
+    n_in = model.layers[0].weight.shape[0]
+    x = _mapped(path)
+    if x.ndim != 2 or x.shape[1] != n_in or len(x) == 0 or x.dtype.kind not in "iuf":
+        raise CliError(
+            f"expected real numbers of shape (samples, {n_in}) in {path}, got {x.dtype} of shape "
+            f"{x.shape}"
+        )
+
+    def take(start: int, stop: int) -> Any:
+        rows = np.asarray(x[start:stop])
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(rows.astype(model.dtype))
+        if not finite.all():
+            row, column = (int(i) for i in np.argwhere(~finite)[0])
+            raise CliError(
+                f"expected numbers that are finite as {model.dtype}, got {rows[row, column]} in "
+                f"row {start + row}, column {column} (from 0) of {path}"
+            )
+        return rows
+
+    true = _array_of_target(model, target, _mapped(target), len(x)) if target.exists() else None
+    return Rows(len(x), take, true)
+
+
+def _mapped(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.lib.format.open_memmap(path, "r")
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CliError(
+            f"expected an array of numbers in {path}, which NumPy cannot read"
+        ) from error
+
+
+def _array_of_target(model: Model, path: Path, y: Any, n: int) -> Any:
+    """Give a target in an array the form that answers have."""
+    classes = classes_of(model)
+    columns = 1 if classes else model.layers[-1].weight.shape[1]
+    kinds, what = ("iufbUS", "labels") if classes else ("iufb", "numbers")
+    if y.dtype.kind not in kinds or y.shape not in ((n,), (n, columns)):
+        raise CliError(
+            f"expected a target of {what} of shape ({n}, {columns}) in {path}, got {y.dtype} of "
+            f"shape {y.shape}"
+        )
+    y = y.reshape(n, columns)
+    if classes:
+        return y.astype(str)
+    return y.astype("int64" if model.loss == "logistic_cross_entropy" else "float64")
