@@ -39,6 +39,14 @@ COMMANDS = {
 }
 
 
+# A file that pages train on, and one with new rows.
+HOUSES = "area,rooms,city,built,price\n" + "".join(
+    f"{50 + 7 * i % 90},{1 + i % 6},{('Bonn', 'Ulm', 'Trier')[i % 3]},19{10 + i}-05-01,{100 + i}.5\n"
+    for i in range(60)
+)
+FILES = {"houses.csv": HOUSES, "new_houses.csv": re.sub(r",[^,]*$", "", HOUSES, flags=re.MULTILINE)}
+
+
 def run(*args, cwd):
     done = subprocess.run(
         [sys.executable, "-W", "error", *args], cwd=cwd, capture_output=True, text=True, check=False
@@ -58,6 +66,8 @@ def test_commands_run(commands, tmp_path, monkeypatch, capsys):
         pytest.importorskip("ndonnx", reason="export needs array-api-kernels[ndonnx]")
     if any(command.startswith("benchmarks") for command in commands):
         pytest.importorskip("cpuinfo", reason="benchmarks need array-api-kernels[bench]")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     for command in commands:
         package, *arguments = command.split()
         if package == "kernels":

@@ -95,6 +95,8 @@ def predict(
     found = _computed(_placed(known, place), rows, place, kind, proba=proba)
     given = answers(known, found, proba=proba)
     _write(output, given)
+    if output is not None:
+        typer.echo(f"{rows.n} rows predicted on {place.name}, written to {output}")
     if rows.true is not None and not proba:
         _tell_score(given, rows.true)
 

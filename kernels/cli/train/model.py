@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ... import activations
+from ..._host import dtype_name
 from ...activations import Activation
 from ...digest import digest
 from ...layer import Layer
@@ -27,7 +28,7 @@ _DTYPES = {"F32": "float32", "F64": "float64"}
 
 
 class Model(NamedTuple):
-    """A network of NumPy's arrays, and what is known of it.
+    """A network, and what is known of it.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class Model(NamedTuple):
     @property
     def dtype(self) -> str:
         """Name the dtype of the network."""
-        return str(self.layers[0].weight.dtype)
+        return dtype_name(self.layers[0].weight)
 
     @property
     def function(self) -> Activation:
@@ -78,7 +79,7 @@ def save_model(path: Path, model: Model) -> None:
 
 
 def read_model(path: Path) -> Model:
-    """Read what `save_model` or `kernels.save` wrote.
+    """Read what `save_model` or `kernels.save` wrote, as arrays of NumPy.
 
     Raises
     ------
