@@ -198,6 +198,29 @@ def test_columns_in_another_order_and_others(run, trained, tmp_path):
     assert run("predict", saved, path) == (whole, "")
 
 
+def test_categories_never_seen_are_told(run, trained):
+    """And are 0 in all inputs, as in training."""
+    saved, path = trained("price")
+    mauve = pl.when(pl.int_range(N).is_in([2, 30])).then(pl.lit("mauve")).otherwise("colour")
+    frame().with_columns(mauve.alias("colour")).write_csv(path)
+    out, err = run("predict", saved, path)
+    place = f"'mauve' in row 3 (line 4), column 'colour' of {path} and 1 more row"
+    assert err == f"Never seen in training: {place}; it is 0 in all inputs.\n"
+    known = model.read_model(saved)
+    columns, x = known.preparation.columns, []
+    for column in columns:
+        cell = frame()[column.name][2]
+        if column.kind == "category":
+            x += [0.0] * len(column.categories)
+        else:
+            day = (cell - datetime.date(1970, 1, 1)).days if column.kind == "date" else cell
+            x.append((day - column.mean) / column.deviation)
+    x = np.asarray([x], "float32")
+    expected = float(kernels.forward(known.layers, x)[-1][0, 0])
+    ((mean,), (deviation,)) = known.preparation.target[2:]
+    assert float(out.split()[3]) == pytest.approx(expected * deviation + mean, rel=1e-6)
+
+
 def test_rows_whose_target_is_not_known(run, trained):
     saved, path = trained("price")
     table = frame("price").with_columns(
@@ -259,7 +282,7 @@ def test_refuses_rows_that_do_not_fit(trained, refuse, tmp_path, monkeypatch):
     frame().drop("b").write_csv(path)
     assert f" in {path}, got none of the name 'b'." in refuse(saved, path)
     for column, cell, message in (
-        ("colour", "mauve", "which were learned, got 'mauve' in row 3 (line 4), column 'colour'"),
+        ("b", "1e90", "deviations from the mean in row 3 (line 4), column 'b' of "),
         (
             "b",
             "much",

@@ -10,7 +10,7 @@ from ..common import CliError, warn
 from ..data.arrays import FOLDER, read_new
 from ..data.preparation import Preparation, features
 from ..data.reading import read_sheet
-from ..data.sheet import Sheet, listed
+from ..data.sheet import Sheet, listed, where
 from ..data.text import numbers
 from ..train.model import Model
 from .answers import classes_of
@@ -56,6 +56,7 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
         true = None if y is None else _array_of_target(model, path, y, sheet.frame.height)
     else:
         sheet = _columns(preparation, path, separator)
+        _tell_unseen(preparation, sheet)
         true = _column_of_target(preparation, sheet)
     n = sheet.frame.height
     if n == 0:
@@ -67,7 +68,7 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
         # With the number of each row, so that an error can name it.
         part = sheet.frame.slice(start, stop - start)
         rows = sheet._replace(frame=part, rows=np.arange(start, stop))
-        return features(preparation, rows, model.dtype)
+        return features(preparation, rows, model.dtype, strict=False)
 
     return Rows(n, take, true)
 
@@ -89,6 +90,23 @@ def _columns(preparation: Preparation, path: Path, separator: str | None) -> She
     if others:
         warn(f"Ignored in {path}: {listed(others)}.")
     return sheet
+
+
+def _tell_unseen(preparation: Preparation, sheet: Sheet) -> None:
+    """Tell the first category in each column that no training row had."""
+    import polars as pl
+
+    for column in preparation.columns:
+        if column.kind != "category" or column.name not in sheet.frame.columns:
+            continue
+        cells = sheet.frame[column.name].cast(pl.String)
+        unseen = ~cells.is_in(list(column.categories)).fill_null(True)
+        if unseen.any():
+            row = int(unseen.arg_max())
+            others = int(unseen.sum()) - 1
+            more = f" and {others} more row{'s' * (others > 1)}" if others else ""
+            place = where(sheet, row, column.name)
+            warn(f"Never seen in training: {cells[row]!r} in {place}{more}; it is 0 in all inputs.")
 
 
 def _column_of_target(preparation: Preparation, sheet: Sheet) -> Any:
