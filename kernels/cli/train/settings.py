@@ -293,7 +293,11 @@ class Options(NamedTuple):
     ] = None
     save: Annotated[
         Path | None,
-        _option("Output", "Write the trained network to this safetensors FILE.", readable=False),
+        _option(
+            "Output",
+            "Write the trained network, and what `predict` needs, to this safetensors FILE.",
+            readable=False,
+        ),
     ] = None
     resume: Annotated[
         Path | None,
