@@ -106,6 +106,16 @@ def test_refuses_a_damaged_file(run, path):
     assert run("predict", path, path.parent, status=2) == message
 
 
+def test_a_file_of_an_older_version_goes_on(run, path):
+    """It has one text, or none with relu."""
+    layers = kernels.load(path, like=np.zeros(0, "float32"))
+    storage.write_tensors(path, storage.tensors_of(layers), {"activation": "tanh"})
+    run(*TRAIN, "--activation", "tanh", "--resume", path)
+    assert "expected --activation tanh, as in " in run(*TRAIN, "--resume", path, status=2)
+    kernels.save(path, layers)
+    run(*TRAIN, "--resume", path)
+
+
 def test_a_network_alone_does_not_predict(run, path):
     kernels.save(path, kernels.init((2, 1), like=np.zeros(0)))
     message = f"expected a model that `train --save` wrote, got a network alone in {path}."

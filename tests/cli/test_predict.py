@@ -317,6 +317,15 @@ def test_refuses_folders_that_do_not_fit(run, refuse, tmp_path):
         assert message in refuse(saved, tmp_path)
 
 
+def test_refuses_predictions_that_are_not_finite(run, refuse, tmp_path):
+    saved, x = tmp_path / "m", np.ones((3, 1000), "float32")
+    run("train", "--problem", "tutorial", *SMALL, "--save", saved)
+    x[1] = 3e38
+    np.save(tmp_path / "x.npy", x)
+    said = refuse(saved, tmp_path, status=1)
+    assert said.startswith("Error: expected finite predictions, got another for row 2, whose ")
+
+
 def test_refuses_options(trained, refuse, tmp_path):
     saved, path = trained("price")
     for options, message in (
@@ -326,5 +335,6 @@ def test_refuses_options(trained, refuse, tmp_path):
         (("--output", tmp_path / "no" / "p.csv"), "cannot write --output "),
         (("--numerics", "fast"), "expected --numerics to be native or exact, got 'fast'."),
         (("--backend", "abacus"), "expected a backend of numpy, "),
+        (("--separator", ";;"), "expected --separator to be one character or tab, got ';;'."),
     ):
         assert message in refuse(saved, path, *options)

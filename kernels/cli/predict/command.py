@@ -27,6 +27,7 @@ from ..common import (
 )
 from ..scores import score, shown_scores
 from ..train.model import Model, read_model
+from ..train.settings import parse_separator
 from ..train.targets import LOSSES, task_of
 from .answers import Answers, answer_of, answers
 from .rows import Rows, rows_of
@@ -91,6 +92,7 @@ def predict(
         raise CliError(f"--proba needs a model of classes, got one of numbers in {model}")
     kind = NUMERICS[choose("--numerics", numerics or known.numerics, tuple(NUMERICS))]
     place = find_backend(backend, known.dtype, numerics or known.numerics)
+    separator = None if separator is None else parse_separator(separator)
     rows = rows_of(known, file, separator=separator)
     found = _computed(_placed(known, place), rows, place, kind, proba=proba)
     given = answers(known, found, proba=proba)
@@ -140,6 +142,14 @@ def _computed(model: Model, rows: Rows, place: Backend, numerics: Numerics, *, p
         for start in starts:
             x = place.asarray(rows.take(start, min(start + size, rows.n)), model.dtype)
             found.append(place.to_numpy(answer_of(model, x, proba=proba, numerics=numerics)))
+            wrong = ~np.isfinite(found[-1]).all(axis=1)
+            if wrong.any():
+                row = start + int(wrong.argmax()) + 1
+                raise CliError(
+                    f"expected finite predictions, got another for row {row}, whose numbers are "
+                    "too far from those trained on",
+                    status=1,
+                )
     return np.concatenate(found)
 
 

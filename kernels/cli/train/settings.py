@@ -12,7 +12,7 @@ from backends.workers import ENGINES
 
 from ..common import DTYPES, NUMERICS, CliError, choose
 
-__all__ = ["Options", "Settings", "given_of", "with_engine"]
+__all__ = ["Options", "Settings", "given_of", "parse_separator", "with_engine"]
 
 _MAX_UNITS = 1_000_000
 
@@ -344,7 +344,7 @@ def given_of(options: Options) -> dict[str, Any]:
     fields = options._asdict() | {
         "data": None if options.data is None else str(options.data),
         "drop": tuple(options.drop) if options.drop else None,
-        "separator": None if options.separator is None else _parse_separator(options.separator),
+        "separator": None if options.separator is None else parse_separator(options.separator),
         "hidden": None if options.hidden is None else _parse_hidden(options.hidden),
     }
     return {
@@ -391,7 +391,7 @@ def _parse_hidden(hidden: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _parse_separator(separator: str) -> str:
+def parse_separator(separator: str) -> str:
     """Take a tab also as it is typed."""
     found = "\t" if separator in ("tab", r"\t") else separator
     if len(found.encode()) != 1 or found in '"\r\n':
