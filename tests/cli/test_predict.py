@@ -245,7 +245,7 @@ def test_parquet(run, trained, tmp_path):
         assert got.height == N
 
 
-def test_arrays(run, tmp_path):
+def test_arrays(run, refuse, tmp_path):
     file, saved = tmp_path / "d.npz", tmp_path / "m"
     np.savez(file, x=X, y=X @ [[1.0, 2.0], [3.0, 4.0]])
     run("train", "--data", file, "--target", "y", *SMALL, "--save", saved)
@@ -256,6 +256,13 @@ def test_arrays(run, tmp_path):
     assert err.startswith("R^2 ")
     np.savez(file, x=X)
     assert run("predict", saved, file) == (out, "")
+    np.savez(file, x=np.ones((3, 5)))
+    assert refuse(saved, file) == f"Error: expected samples of 2 features in {file}, got 5.\n"
+    np.savez(file, x=X, y=X[:3])
+    assert "expected as many targets as samples in " in refuse(saved, file)
+    assert "--separator needs a file of columns, got 'd.npz'." in refuse(
+        saved, file, "--separator", ";"
+    )
 
 
 @pytest.mark.parametrize("y", [np.arange(N) % 3, X[:, 0]])
@@ -281,6 +288,8 @@ def test_refuses_rows_that_do_not_fit(trained, refuse, tmp_path, monkeypatch):
     saved, path = trained("kind")
     frame().drop("b").write_csv(path)
     assert f" in {path}, got none of the name 'b'." in refuse(saved, path)
+    said = refuse(saved, path, "--separator", "tab")
+    assert "got none of the name 'a', 'b', 'colour', 'day', 'code'." in said
     for column, cell, message in (
         ("b", "1e90", "deviations from the mean in row 3 (line 4), column 'b' of "),
         (

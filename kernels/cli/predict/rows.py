@@ -53,14 +53,13 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
         if separator is not None:
             raise CliError(f"--separator needs a file of columns, got {path.name!r}")
         sheet, y = read_new(path, preparation.target.name)
+        found, width = sheet.frame.width, len(preparation.columns)
+        if found != width:
+            raise CliError(f"expected samples of {width} features in {path}, got {found}")
         true = None if y is None else _array_of_target(model, path, y, sheet.frame.height)
     else:
         sheet = _columns(preparation, path, separator)
-        _tell_unseen(preparation, sheet)
         true = _column_of_target(preparation, sheet)
-    n = sheet.frame.height
-    if n == 0:
-        raise CliError(f"expected at least one row of data in {path}, got 0")
 
     def take(start: int, stop: int) -> Any:
         import numpy as np
@@ -70,26 +69,36 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
         rows = sheet._replace(frame=part, rows=np.arange(start, stop))
         return features(preparation, rows, model.dtype, strict=False)
 
+    # A missing column is told before anything else.
+    take(0, 0)
+    n = sheet.frame.height
+    if n == 0:
+        raise CliError(f"expected at least one row of data in {path}, got 0")
+    _tell_others(preparation, sheet)
+    _tell_unseen(preparation, sheet)
     return Rows(n, take, true)
 
 
 def _columns(preparation: Preparation, path: Path, separator: str | None) -> Sheet:
-    """Read the columns that the model knows, and tell which others there are."""
+    """Read the columns that the model knows."""
     names = [column.name for column in preparation.columns]
     # What was text stays text, also where it looks like numbers.
     text = [column.name for column in preparation.columns if column.kind == "category"]
     target = preparation.target
-    sheet = read_sheet(
+    return read_sheet(
         path,
         separator=separator,
         only=[*names, target.name],
         text=[*text, target.name] if target.classes else text,
     )
+
+
+def _tell_others(preparation: Preparation, sheet: Sheet) -> None:
+    """Tell which columns the model does not know."""
     dropped = {name for name, _ in preparation.dropped}
     others = [name for name in sheet.others if name not in dropped]
     if others:
-        warn(f"Ignored in {path}: {listed(others)}.")
-    return sheet
+        warn(f"Ignored in {sheet.path}: {listed(others)}.")
 
 
 def _tell_unseen(preparation: Preparation, sheet: Sheet) -> None:
@@ -97,7 +106,7 @@ def _tell_unseen(preparation: Preparation, sheet: Sheet) -> None:
     import polars as pl
 
     for column in preparation.columns:
-        if column.kind != "category" or column.name not in sheet.frame.columns:
+        if column.kind != "category":
             continue
         cells = sheet.frame[column.name].cast(pl.String)
         unseen = ~cells.is_in(list(column.categories)).fill_null(True)
