@@ -20,6 +20,17 @@ def score(predicted: Any, true: Any) -> dict[str, float]:
 
     Numbers, of shape (n, targets), have a root mean squared error in their own unit, and the mean
     of the targets' R^2 unless one is the same in all samples; all else has an accuracy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> score(np.asarray(["a", "b"]), np.asarray(["a", "a"]))
+    {'accuracy': 0.5}
+    >>> true = np.asarray([[0.0, 10.0], [2.0, 30.0]])
+    >>> score(true + np.asarray([[1.0, 0.0], [1.0, 0.0]]), true)
+    {'r2': 0.5, 'rmse': 0.7071067811865476}
+    >>> score(np.zeros((2, 1)), np.ones((2, 1)))
+    {'rmse': 1.0}
     """
     import numpy as np
 
