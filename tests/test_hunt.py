@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -108,12 +109,14 @@ class Threads(Here):
 
     def run(self, source, _, workers):
         self.sources.append(source)
-        joining = source.replace("workers.join(", "join(")
+        joining = source.replace("workers.join(", "join(").replace("import torch\n", "")
 
         def work(member):
             numerics = {"numerics": lambda n: replace(n, team=member), "shard": lambda a: a}
             team = SimpleNamespace(backend=backends.get("numpy"), compile=None, **numerics)
-            names = {"__name__": "__main__", "join": lambda *_: nullcontext(team)}
+            # Settings of torch are none of NumPy's, and it need not be installed.
+            names = {"__name__": "__main__", "torch": MagicMock()}
+            names["join"] = lambda *_: nullcontext(team)
             exec(joining, names)
             return names["result"]
 
