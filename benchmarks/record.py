@@ -39,7 +39,7 @@ from .cases import CASES
 __all__ = ["Suite", "record"]
 
 _TESTS = Path(__file__).parents[1] / "tests"
-_NOT_OF_A_BACKEND = ("cli", "benchmarks")
+_NOT_OF_A_BACKEND = ("cli", "benchmarks", "estimators")
 
 
 class Suite(NamedTuple):

@@ -107,6 +107,7 @@ def test_large_logits_have_no_rounding_of_their_size():
     np.testing.assert_allclose(gradient[:, 1], [0.0, np.exp(-40.0) / 2], rtol=1e-12)
 
 
+@pytest.mark.thorough("jax")
 @both
 @every
 def test_weights_are_repeated_samples(asarray, name, numerics):

@@ -148,7 +148,7 @@ def test_epochs_are_raised(own, train, undisturbed):
     [
         "array-api-strict",
         *where(pytest.mark.library("torch"), "torch:cpu"),
-        *where(pytest.mark.library("jax"), "jax:cpu"),
+        *where((pytest.mark.library("jax"), pytest.mark.thorough("numpy")), "jax:cpu"),
     ],
 )
 def test_another_backend_goes_on(name, own, train, undisturbed):
