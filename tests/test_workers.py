@@ -335,7 +335,7 @@ def test_ctrl_c(train, tmp_path):
     assert (process.returncode, out, err) == (130, "", "Error: stopped by Ctrl-C.\n")
 
 
-@pytest.mark.thorough("jax", "dask")
+@pytest.mark.thorough("torch", "jax")
 def test_page(backend, tmp_path):
     """Every command and program of docs/scale.md for this engine."""
     engine = backend.name.partition(":")[0]
