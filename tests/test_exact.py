@@ -36,6 +36,7 @@ import backends
 import kernels
 from kernels import EXACT, Exact, Layer
 from kernels.network import unchecked_step
+from kernels.numerics.exact import _bits, _half_bits, _kept
 
 # `None` takes 1 to 3 of float32, and more of float64.
 PRODUCTS = (None, 5, *thorough(1, 2, 3))
@@ -554,6 +555,7 @@ HARD = (
     "alternating",
     "wide",
     "tiny",
+    "small right",
 )
 
 
@@ -588,6 +590,8 @@ def hard(kind, dtype, k, n=3):
         low, high = {"float32": (-44, -36), "float64": (-165, -135)}[dtype]
         a, b = spread(rng, left, low, high), spread(rng, right, low, high)
         a[0, 0] = b[-1, -1] = 10.0**high
+    elif kind == "small right":
+        b = b * 2.0 ** {"float32": -115, "float64": -464}[dtype]
     with np.errstate(under="ignore"):
         a, b = a.astype(dtype), b.astype(dtype)
     if kind == "cancelling":
@@ -600,21 +604,25 @@ def assert_within_bound(got, a, b, exact, numerics):
     dtype = got.dtype.name
     k = a.shape[1]
     rows, columns = np.abs(a.astype(np.longdouble)), np.abs(b.astype(np.longdouble))
-    largest_a, largest_b = (Fraction(float(np.max(m))) for m in (rows, columns))
-    if len(numerics._scheme(dtype, k).pairs) == 1:
+    scheme = numerics._scheme(dtype, k)
+    one = len(scheme.pairs) == 1
+    # No scale is smaller.
+    left, right = (
+        SMALLEST[dtype] * 2.0 ** (_kept(bits, count) + (_half_bits(k) if one else 0))
+        for bits, count in zip(_bits(scheme.slices, k), scheme.slices, strict=True)
+    )
+    if one:
         sizes = np.sqrt(np.sum(rows**2, axis=1)), np.max(np.sqrt(np.sum(columns**2, axis=0)))
     else:
-        sizes = k * np.max(rows, axis=1), np.max(columns)
+        sizes = np.max(rows, axis=1), np.max(columns)
+    sizes = np.maximum(sizes[0], left), np.maximum(sizes[1], right)
     to_fraction = np.frompyfunc(lambda x: Fraction(*x.as_integer_ratio()), 1, 1)
     bound = to_fraction(sizes[0][:, None]) * Fraction(*sizes[1].as_integer_ratio())
-    bound = bound * Fraction(numerics.error_bound(dtype, k)) / k
-    # What counts as zero.
-    smallest = Fraction(SMALLEST[dtype])
-    bound = bound + smallest * (largest_a + largest_b + smallest)
+    bound = bound * Fraction(numerics.error_bound(dtype, k)) * (1 if one else k)
     assert np.all((got == 0.0) | (np.abs(got) >= ZERO_BELOW[dtype]))
     rounding = np.where(got == 0.0, ZERO_BELOW[dtype], half_ulp(got))
     rounding = np.frompyfunc(Fraction, 1, 1)(rounding)
-    worst = np.max(errors(got, exact) / (k * bound + rounding))
+    worst = np.max(errors(got, exact) / (bound + rounding))
     assert worst <= 1, f"{float(worst)} times the bound"
 
 

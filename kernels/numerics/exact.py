@@ -113,8 +113,8 @@ class Exact:
     The error of an element of a @ b is at most a unit in the last place of the result plus
     `error_bound(dtype, k)` times, for one product, the Euclidean norm of its row of a and the
     largest norm of a column of b; for more products, k times the largest magnitudes in its row of
-    a and in b. Underflow adds to that: elements of a float32 matrix below 2**-126, and of a float64
-    matrix below 2**-510, count as zero.
+    a and in b. A norm or magnitude below 2**-61 (float32) or 2**-445 (float64) counts as that
+    number there, since slices go down to 2**-126 and 2**-510: smaller elements count as zero.
 
     A result below 2**-101 (float32) or 2**-850 (float64), of a product or of any other operation
     but `exp`, is +0; `multiply`, `divide` and `sqrt` take such operands for zero. If the row or b

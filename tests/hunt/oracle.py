@@ -19,6 +19,7 @@ import numpy as np
 import backends
 import kernels
 from kernels import Exact, Layer
+from kernels.numerics import exact as of_exact
 
 from .programs import Line, Program
 
@@ -427,9 +428,16 @@ def _check_product(a: Any, b: Any, got: Any, dtype: str, numerics: Exact) -> Fou
     rows, columns = _integers(a), _integers(b.T)
     one = len(numerics._scheme(dtype, k).pairs) == 1
     bound = Fraction(numerics.error_bound(dtype, k))
+    # No scale is smaller.
+    slices = numerics._scheme(dtype, k).slices
+    low, lowest_right = (
+        Fraction(limits.element)
+        * 2 ** (of_exact._kept(bits, count) + (of_exact._half_bits(k) if one else 0))
+        for bits, count in zip(of_exact._bits(slices, k), slices, strict=True)
+    )
     right = max((_norm(column) if one else _largest(column) for column in columns), default=0)
-    largest = max(map(_largest, columns), default=0) * unit
-    element, highest = Fraction(limits.element), Fraction(2) ** int(np.finfo(dtype).maxexp)
+    right = max(right * unit, lowest_right)
+    highest = Fraction(2) ** int(np.finfo(dtype).maxexp)
     for i, j in _sampled(got.shape):
         value = float(got[i, j])
         if k and (np.any(outside_a[i]) or np.any(outside_b)):
@@ -437,9 +445,8 @@ def _check_product(a: Any, b: Any, got: Any, dtype: str, numerics: Exact) -> Fou
             continue
         row, column = rows[i], columns[j]
         exact = sum(x * y for x, y in zip(row, column, strict=True)) * unit**2
-        left = _norm(row) if one else k * _largest(row)
-        error = left * right * unit**2 * bound
-        error += k * element * (_largest(row) * unit + largest + element)
+        left = max((_norm(row) if one else _largest(row)) * unit, low)
+        error = left * right * (1 if one else k) * bound
         # Rounded last, perhaps up to the next power of two.
         error += _ulp(abs(exact) + error, dtype) / 2 if exact or error else 0
         allowed: list[Any] = [_within(exact, error, limits.smallest)]
