@@ -6,8 +6,10 @@ A model's inputs and outputs are named as in the files of `kernels.save`: `layer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from array_api_compat import array_namespace
 
 import kernels
 from kernels import Array, Layer
@@ -67,7 +69,7 @@ def forward_model(
     weights = _arguments(layers)
     dtype = layers[0].weight.dtype if before is None else "float64"
     x = _argument(("batch", layers[0].weight.shape[0]), dtype)
-    settings: Any = {"activation": activation, "numerics": _Rows(numerics)}
+    settings: Any = {"activation": _of_one_unit(activation), "numerics": _Rows(numerics)}
     prediction = kernels.forward(weights, x if before is None else before(x), **settings)[-1]
     if after is not None:
         prediction = after(prediction)
@@ -79,6 +81,18 @@ def forward_model(
     )
     graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     return _checked(model)
+
+
+def _of_one_unit(activation: Activation) -> Activation:
+    """Compute a layer of one unit in one dimension: ndonnx takes one column for any number."""
+
+    def value(a: Any, numerics: Numerics) -> Array:
+        if a.shape[1] != 1:
+            return activation.value(a, numerics)
+        xp: Any = array_namespace(a)
+        return cast(Array, xp.reshape(activation.value(xp.reshape(a, (-1,)), numerics), (-1, 1)))
+
+    return replace(activation, value=value)
 
 
 def step_model(

@@ -100,6 +100,27 @@ def step(session, layers, x, y):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "tanh",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough("numpy"))
+            for name in ("logistic", "softplus", "elu", "leaky_relu")
+        ),
+    ],
+)
+def test_exact_activation_of_one_unit(name):
+    """One column, which ndonnx takes for any number of them."""
+    layers, activation = network((3, 1, 2), "float32"), getattr(kernels.activations, name)
+    settings = {"activation": activation, "numerics": kernels.EXACT}
+    model = forward_model(layers, **settings)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), QUIET)
+    x = draw((5, 3), "float32", 5)
+    (got,) = session.run(None, {"x": x})
+    np.testing.assert_array_equal(got, kernels.forward(layers, x, **settings)[-1], strict=True)
+
+
+@pytest.mark.parametrize(
     ("dtype", "sizes", "bias"),
     [
         ("float32", (3, 1, 2), True),
