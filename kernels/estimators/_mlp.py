@@ -394,7 +394,6 @@ class MultilayerPerceptron(BaseEstimator):
         self.n_iter_, epochs, kept = 0, 1 if incremental else self.max_iter, self._epochs
         try:
             while not ended and self.n_iter_ < epochs:
-                kept = self._epochs
                 layers, values, state = fit(
                     layers,
                     data.x,
@@ -406,6 +405,8 @@ class MultilayerPerceptron(BaseEstimator):
                     progress=progress if run > 1 else None,
                     **settings,
                 )
+                # So many epochs are in the weights; those of a run have been counted.
+                kept = self._epochs + (run == 1)
                 if run == 1:
                     end_epoch(values)
             if not ended and not incremental:

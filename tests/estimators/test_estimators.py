@@ -279,6 +279,22 @@ def test_an_interrupt_keeps_what_was_trained(monkeypatch):
     assert model.digest_ == small(max_iter=2).fit(X, LABELS).digest_
 
 
+def test_an_interrupt_between_epochs_counts_the_last(monkeypatch):
+    compare = MLPClassifier._compare
+
+    def interrupted(self, *arguments, **named):
+        compare(self, *arguments, **named)
+        if self.n_iter_ == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPClassifier, "_compare", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model = small().fit(X, LABELS)
+    monkeypatch.undo()
+    assert (model.n_iter_, len(model.loss_curve_), model.t_) == (3, 3, 3 * 40)
+    assert model.digest_ == small(max_iter=3).fit(X, LABELS).digest_
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_integer_weights_are_copies(solver):
     weights = np.asarray([1, 2] * 20)

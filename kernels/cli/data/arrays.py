@@ -9,7 +9,7 @@ from typing import Any
 from ..common import CliError, require
 from .sheet import LABELS, Sheet, Table, listed
 
-__all__ = ["FOLDER", "beside", "read_archive", "read_folder", "read_new"]
+__all__ = ["FOLDER", "beside", "mapped", "read_archive", "read_folder", "read_new"]
 
 # The files of a folder of prepared data.
 FOLDER = ("x.npy", "y.npy")
@@ -139,6 +139,20 @@ def _npz_target(path: Path, target: str, y: Any, task: str | None) -> Any:
     return y.astype(str) if y.dtype.kind in "fS" else y
 
 
+def mapped(path: Path) -> Any:
+    """Map an .npy file into memory; raise `CliError` if that cannot be."""
+    import numpy as np
+
+    try:
+        return np.lib.format.open_memmap(path, "r")
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CliError(
+            f"expected an array of numbers in {path}, which NumPy cannot read"
+        ) from error
+
+
 def read_folder(path: Path, task: str | None, dtype: str) -> Table:
     """Map x.npy and y.npy, prepared data that are read as they are used.
 
@@ -157,19 +171,7 @@ def read_folder(path: Path, task: str | None, dtype: str) -> Table:
     CliError
         If a file cannot be used; the message says what is wrong with it.
     """
-    import numpy as np
-
-    arrays = []
-    for name in FOLDER:
-        try:
-            arrays.append(np.lib.format.open_memmap(path / name, "r"))
-        except OSError as error:
-            raise CliError(f"cannot read {path / name}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise CliError(
-                f"expected an array of numbers in {path / name}, which NumPy cannot read"
-            ) from error
-    x, y = arrays
+    x, y = arrays = [mapped(path / name) for name in FOLDER]
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
         raise CliError(
             f"expected real numbers of shape (samples, features) in {path / FOLDER[0]}, got "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..common import CliError, warn
-from ..data.arrays import FOLDER, read_new
+from ..data.arrays import FOLDER, mapped, read_new
 from ..data.preparation import Preparation, features
 from ..data.reading import read_sheet
 from ..data.sheet import Sheet, listed, where
@@ -139,7 +139,7 @@ def _of_folder(model: Model, folder: Path) -> Rows:
 
     path, target = (folder / name for name in FOLDER)
     n_in = model.layers[0].weight.shape[0]
-    x = _mapped(path)
+    x = mapped(path)
     if x.ndim != 2 or x.shape[1] != n_in or len(x) == 0 or x.dtype.kind not in "iuf":
         raise CliError(
             f"expected real numbers of shape (samples, {n_in}) in {path}, got {x.dtype} of shape "
@@ -158,21 +158,8 @@ def _of_folder(model: Model, folder: Path) -> Rows:
             )
         return rows
 
-    true = _array_of_target(model, target, _mapped(target), len(x)) if target.exists() else None
+    true = _array_of_target(model, target, mapped(target), len(x)) if target.exists() else None
     return Rows(len(x), take, true)
-
-
-def _mapped(path: Path) -> Any:
-    import numpy as np
-
-    try:
-        return np.lib.format.open_memmap(path, "r")
-    except OSError as error:
-        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CliError(
-            f"expected an array of numbers in {path}, which NumPy cannot read"
-        ) from error
 
 
 def _array_of_target(model: Model, path: Path, y: Any, n: int) -> Any:
