@@ -129,6 +129,20 @@ def to_signed(labels: Array) -> Array:
     return cast(Array, xp.astype(labels, xp.int64 if wide else xp.int32))
 
 
+def check_numerics(numerics: object) -> None:
+    """Raise TypeError unless this is numerics, and no class or name of them."""
+    if isinstance(numerics, type) or not hasattr(numerics, "matmul"):
+        raise TypeError(
+            f"expected numerics such as kernels.NATIVE or kernels.EXACT, got {numerics!r}"
+        )
+
+
+def check_function(name: str, value: object) -> None:
+    """Raise TypeError unless this can be called."""
+    if not callable(value):
+        raise TypeError(f"expected {name}, got {value!r}")
+
+
 def check_hashable(name: str, value: object) -> None:
     """Raise TypeError unless what was compiled with `value` can be found again."""
     try:

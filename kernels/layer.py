@@ -73,6 +73,8 @@ def init(
     [(3, 2), (2, 1)]
     """
     check_array("like", like)
+    if not hasattr(sizes, "__iter__"):
+        raise TypeError(f"expected sizes such as (3, 2), got {sizes!r}")
     sizes = tuple(to_integer("every size", size) for size in sizes)
     if len(sizes) < 2 or any(size < 1 for size in sizes):
         raise ValueError(f"expected two or more positive sizes, got {sizes}")

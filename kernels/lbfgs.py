@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_array, to_integer, to_real
+from ._checks import check_array, check_numerics, to_integer, to_real
 from ._host import placement, to_host
 from ._typing import Array
 from .numerics import NATIVE, Numerics
@@ -140,6 +140,7 @@ def minimize(
             raise ValueError(f"expected {name} of 1 or more, got {limit}")
     gradient_tolerance = to_real("gradient_tolerance", gradient_tolerance, least=0.0)
     value_tolerance = to_real("value_tolerance", value_tolerance, least=0.0)
+    check_numerics(numerics)
     n, calls = numerics, 1
     value, gradient = function(x)
     here = _Point(0.0, x, float(value), gradient, 0.0)

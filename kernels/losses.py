@@ -11,7 +11,15 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_alike, check_array, check_labels, check_samples, check_shape, to_signed
+from ._checks import (
+    check_alike,
+    check_array,
+    check_labels,
+    check_numerics,
+    check_samples,
+    check_shape,
+    to_signed,
+)
 from ._host import placement
 from ._typing import Array
 from .numerics import NATIVE, Numerics
@@ -70,6 +78,7 @@ def squared_error(
     check_alike("target", target, "the prediction", prediction)
     check_shape("target", target, tuple(prediction.shape))
     _check_weight(sample_weight, prediction)
+    check_numerics(numerics)
     return _squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -113,6 +122,7 @@ def half_squared_error(
     (1.25, [[0.5], [-1.0]])
     """
     _check_numbers(prediction, target, sample_weight)
+    check_numerics(numerics)
     return _half_squared_error(prediction, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -170,6 +180,7 @@ def softmax_cross_entropy(
         check_alike("target", target, "the logits", logits)
         check_shape("target", target, tuple(logits.shape))
     _check_weight(sample_weight, logits)
+    check_numerics(numerics)
     return _softmax_cross_entropy(logits, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -225,6 +236,7 @@ def logistic_cross_entropy(
         check_alike("target", target, "the logits", logits)
         check_shape("target", target, tuple(logits.shape))
     _check_weight(sample_weight, logits)
+    check_numerics(numerics)
     return _logistic_cross_entropy(logits, target, sample_weight=sample_weight, numerics=numerics)
 
 
@@ -269,6 +281,7 @@ def poisson(
     (1.0, [[-1.0], [0.0]])
     """
     _check_numbers(logarithm, target, sample_weight)
+    check_numerics(numerics)
     return _poisson(logarithm, target, sample_weight=sample_weight, numerics=numerics)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import to_learning_rate
+from ._checks import check_function, check_numerics, to_learning_rate
 from ._network_checks import check_activations, check_gradients, check_input, check_layers
 from ._typing import Array
 from .activations import Activation, check_activation, relu
@@ -76,6 +76,7 @@ def forward(
     check_layers(layers)
     check_input(layers, x)
     check_activation(activation)
+    check_numerics(numerics)
     return _forward(layers, x, numerics.matmul(x, layers[0].weight), activation, numerics)
 
 
@@ -133,6 +134,7 @@ def backward(
     check_layers(layers)
     check_activations(layers, activations, gradient)
     check_activation(activation)
+    check_numerics(numerics)
     return _differentiate(layers, activations, gradient, activation, numerics)[0]
 
 
@@ -175,6 +177,7 @@ def backward_to_input(
     check_layers(layers)
     check_activations(layers, activations, gradient)
     check_activation(activation)
+    check_numerics(numerics)
     gradients, first = _differentiate(layers, activations, gradient, activation, numerics)
     to_input = numerics.matmul(first, layers[0].weight.T)
     return gradients, numerics.team.whole(to_input, gradient.shape[0])
@@ -219,6 +222,7 @@ def update(
     check_layers(layers)
     check_gradients(layers, gradients)
     learning_rate = to_learning_rate(learning_rate)
+    check_numerics(numerics)
     return _add(
         layers,
         [
@@ -286,6 +290,8 @@ def step(
     check_input(layers, x)
     check_activation(activation)
     learning_rate = to_learning_rate(learning_rate)
+    check_function("a loss such as kernels.squared_error", loss)
+    check_numerics(numerics)
     settings: dict[str, Any] = {"activation": activation, "numerics": numerics}
     return unchecked_step(layers, x, y, learning_rate, None, loss=checked(loss), **settings)
 

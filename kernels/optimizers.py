@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import to_learning_rate, to_real
+from ._checks import check_numerics, to_learning_rate, to_real
 from ._network_checks import check_gradients, check_layers
 from ._typing import Array
 from .layer import Layer
@@ -359,6 +359,7 @@ def _update(
     check_layers(layers)
     check_gradients(layers, gradients)
     check_state(optimizer, layers, state)
+    check_numerics(numerics)
     numbers = optimizer.numbers(state.steps)
     new, slots = optimizer.change(layers, gradients, state[1:], numbers, numerics)
     return new, type(state)(state.steps + 1, *slots)

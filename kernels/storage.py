@@ -222,7 +222,12 @@ def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:
         os.close(os.open(target, os.O_WRONLY))
     temporary = target.with_name(f".{target.name[:-10]}.{secrets.token_hex(4)}")
     # Here, so that what else may have this name is not removed below.
-    file = open(temporary, "xb")  # noqa: SIM115
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115
+    except OSError as error:
+        # Whose name nobody gave.
+        error.filename = os.fspath(path)
+        raise
     try:
         with file:
             if before is not None:

@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 from array_api_compat import array_namespace
 
 from ._checks import (
+    check_function,
     check_hashable,
+    check_numerics,
     check_sample_weight,
     check_samples,
     to_integer,
@@ -185,6 +187,7 @@ def fit(
     check_input(layers, x)
     check_samples("y", y, "x", x)
     check_activation(activation)
+    check_function("a loss such as kernels.squared_error", loss)
     optimizer, l2 = check_optimizer(optimizer, learning_rate), to_real("l2", l2, least=0.0)
     xp = array_namespace(x)
     batches = batches_of(
@@ -198,6 +201,7 @@ def fit(
     )
     before, slots = _begin(optimizer, layers, state, batches.start)
     check_targets(loss, y, layers[-1].weight.shape[1])
+    check_numerics(numerics)
     in_dual = use_dual(dual, optimizer, numerics, layers, batches, compile)
     # torch takes no samples of most unsigned integers.
     classes = loss in (softmax_cross_entropy, logistic_cross_entropy)
@@ -206,6 +210,7 @@ def fit(
         check_sample_weight(sample_weight, x)
         loss, targets = weighted(loss), (targets, sample_weight)
     if compile is not None:
+        check_function("a compiler such as jax.jit or the compile of a backend", compile)
         for name, value in (("compile", compile), ("loss", loss), ("numerics", numerics)):
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):

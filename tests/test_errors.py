@@ -614,6 +614,31 @@ MISTAKES = {
         ValueError,
         ONE_OF + "steps=3 and epochs=2",
     ),
+    "fit, the name of a loss": (
+        lambda g: fit(g, loss="squared_error"),
+        TypeError,
+        "expected a loss such as kernels.squared_error, got 'squared_error'",
+    ),
+    "fit, the name of a loss and weights": (
+        lambda g: fit(g, loss="squared_error", sample_weight=g.new(5)),
+        TypeError,
+        "expected a loss such as kernels.squared_error, got 'squared_error'",
+    ),
+    "step, the name of a loss": (
+        lambda g: kernels.step(g.layers, g.x, g.y, learning_rate=0.1, loss="poisson"),
+        TypeError,
+        "expected a loss such as kernels.squared_error, got 'poisson'",
+    ),
+    "fit, whether to compile": (
+        lambda g: fit(g, compile=True, numerics=kernels.EXACT),
+        TypeError,
+        "expected a compiler such as jax.jit or the compile of a backend, got True",
+    ),
+    "init, a number of sizes": (
+        lambda g: init(g, 3),
+        TypeError,
+        "expected sizes such as .3, 2., got 3",
+    ),
     "init, no sizes": (
         lambda g: init(g, ()),
         ValueError,
@@ -670,6 +695,35 @@ MISTAKES = {
         "expected like of a real floating dtype such as float32, got .*complex128",
     ),
 }
+
+
+@pytest.mark.parametrize("numerics", ["exact", kernels.Exact, None])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda g, n: kernels.forward(g.layers, g.x, numerics=n),
+        lambda g, n: kernels.backward(g.layers, g.activations, g.gradient, numerics=n),
+        lambda g, n: kernels.backward_to_input(g.layers, g.activations, g.gradient, numerics=n),
+        lambda g, n: kernels.update(g.layers, g.gradients, 0.1, numerics=n),
+        lambda g, n: kernels.step(g.layers, g.x, g.y, learning_rate=0.1, numerics=n),
+        lambda g, n: kernels.squared_error(g.y, g.y, numerics=n),
+        lambda g, n: kernels.half_squared_error(g.y, g.y, numerics=n),
+        lambda g, n: kernels.softmax_cross_entropy(g.y, g.labels, numerics=n),
+        lambda g, n: kernels.logistic_cross_entropy(g.y, g.y, numerics=n),
+        lambda g, n: kernels.poisson(g.y, g.y, numerics=n),
+        lambda g, n: kernels.SGD(0.1).update(
+            g.layers, g.gradients, kernels.SGD(0.1).init(g.layers), numerics=n
+        ),
+        lambda g, n: kernels.lbfgs.minimize(lambda x: (x @ x, x), g.layers[0].bias, numerics=n),
+        lambda g, n: fit(g, numerics=n),
+    ],
+)
+def test_what_is_no_numerics(good, function, numerics):
+    """The class, and the name that scikit-learn's estimators take, are near at hand."""
+    message = "expected numerics such as kernels.NATIVE or kernels.EXACT, got " + re.escape(
+        repr(numerics)
+    )
+    check(good, lambda g: function(g, numerics), TypeError, message)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

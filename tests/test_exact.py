@@ -1226,6 +1226,45 @@ def test_dtype_that_is_not_real_floating(asarray, wrong):
         EXACT.sum(a, axis=0)
 
 
+def test_operands_of_two_dtypes(asarray):
+    """Slices of two dtypes share no bits, and widening a small float32 flushes it in some."""
+    a, b = asarray(np.ones((2, 2)), "float64"), asarray(np.ones((2, 2)), "float32")
+    message = "expected operands of one dtype, got .*float(32|64) and .*float(64|32)"
+    for one, other in ((a, b), (b, a)):
+        for operation in (
+            EXACT.add,
+            EXACT.subtract,
+            EXACT.matmul,
+            lambda one, other: EXACT.matmul(EXACT.prepare(one), other),
+            lambda one, other: EXACT.over_samples([(one, other, False)], 2),
+        ):
+            with pytest.raises(TypeError, match=message):
+                operation(one, other)
+
+
+def test_what_is_no_matrix(asarray, dtype):
+    a, row = asarray(np.ones((2, 2, 2)), dtype), asarray(np.ones(2), dtype)
+    for wrong, shape in ((a, r"\(2, 2, 2\)"), (row, r"\(2,\)")):
+        message = f"expected a matrix, got an array of shape {shape}"
+        for operation in (
+            lambda a: EXACT.sum(a, axis=0),
+            EXACT.prepare,
+            lambda a: EXACT.matmul(a, a),
+        ):
+            with pytest.raises(ValueError, match=message):
+                operation(wrong)
+    for axis in (2, -3, None):
+        with pytest.raises(ValueError, match=f"expected an axis .* from -2 to 1, got {axis}"):
+            EXACT.sum(a[0, ...], axis=axis)
+
+
+def test_axes_from_the_last(asarray, dtype):
+    a = asarray(np.asarray([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]), dtype)
+    for axis in (0, 1):
+        assert_identical(EXACT.sum(a, axis=axis - 2), EXACT.sum(a, axis=axis))
+    assert fetch(EXACT.sum(a, axis=-2)).tolist() == [9.0, 18.0, 36.0]
+
+
 @pytest.mark.library("jax")
 def test_jax_without_float64(backend):
     code = """

@@ -131,9 +131,11 @@ class Exact:
     Raises
     ------
     ValueError
-        If `products` is none of these; in use, if k is over 2**24.
+        If `products` is none of these; in use, if k is over 2**24, or what is multiplied or
+        summed is no matrix.
     TypeError
-        In use, if a dtype is neither float32 nor float64, or the library has no float64.
+        In use, if a dtype is neither float32 nor float64, operands of products and sums differ in
+        dtype, or the library has no float64.
 
     References
     ----------
@@ -169,6 +171,7 @@ class Exact:
         xp = array_namespace(b)
         left = a if isinstance(a, Operand) else self._cut(a, 0, xp)
         right = self._cut(b, 1, xp)
+        _check_dtypes(left.array, b)
         return _rounded(_combined(self._products(left, right, b.shape[0], xp)), left.array, xp)
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
@@ -177,7 +180,9 @@ class Exact:
         Of ones all slices but the first are zero, so no more is left than the sums of the slices.
         """
         xp = array_namespace(a)
-        side = 1 if axis == 0 else 0
+        if axis not in (-2, -1, 0, 1):
+            raise ValueError(f"expected an axis of a matrix, from -2 to 1, got {axis}")
+        side = 1 - axis % 2
         slices = self._cut(a, side, xp).slices
         sums = (xp.sum(part, axis=1 - side, keepdims=keepdims) for part in slices)
         return _rounded(_added(sums, side), a, xp)
@@ -223,11 +228,13 @@ class Exact:
         return (left.slices[i] @ right.slices[j] for i, j in pairs)
 
     def add(self, a: Array, b: Array) -> Array:
-        """Add arrays, rounded correctly."""
+        """Add arrays of one dtype, rounded correctly."""
+        _check_dtypes(a, b)
         return _flush(a + b, array_namespace(a))
 
     def subtract(self, a: Array, b: Array) -> Array:
-        """Subtract arrays, rounded correctly."""
+        """Subtract arrays of one dtype, rounded correctly."""
+        _check_dtypes(a, b)
         return _flush(a - b, array_namespace(a))
 
     def factor(self, number: float, *, like: Array) -> Array:
@@ -319,12 +326,16 @@ class Exact:
         return _SCHEMES[1 if k <= _MAX_K_OF_ONE else 2]
 
     def _cut(self, a: Array, side: int, xp: Any) -> Operand:
+        _check_matrix(a)
         return self._cut_all([(a, side)], a.shape[1 - side], ALONE, xp)[0]
 
     def _cut_all(
         self, matrices: Sequence[tuple[Array, int]], k: int, team: Team, xp: Any
     ) -> list[Operand]:
         """Cut left (0) and right (1) operands of sums over the k terms that a team has."""
+        for a, _ in matrices:
+            _check_matrix(a)
+            _check_dtypes(matrices[0][0], a)
         slices_of = self._scheme(_dtype_name(matrices[0][0], xp), k).slices
         bits = _bits(slices_of, k)
         # astype makes a copy, which may be changed in place.
@@ -459,6 +470,17 @@ def _dtype_name(a: Array, xp: Any) -> str:
         if a.dtype == getattr(xp, name):
             return name
     raise TypeError(f"expected float32 or float64 for exact numerics, got {a.dtype}")
+
+
+def _check_matrix(a: Array) -> None:
+    if a.ndim != 2:
+        raise ValueError(f"expected a matrix, got an array of shape {tuple(a.shape)}")
+
+
+def _check_dtypes(a: Array, b: Any) -> None:
+    """Raise unless both have one dtype: others have other slices, or widen what some flush."""
+    if getattr(b, "dtype", a.dtype) != a.dtype:
+        raise TypeError(f"expected operands of one dtype, got {a.dtype} and {b.dtype}")
 
 
 def _rounded(total: Array, like: Array, xp: Any) -> Array:

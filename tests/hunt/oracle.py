@@ -416,7 +416,7 @@ def _check_matmul(line: Line, operands: Any, got: Any, dtype: str, numerics: Exa
 def _check_sum(line: Line, operands: Any, got: Any, dtype: str, numerics: Exact) -> Found:
     (a,) = operands
     ones = np.ones((1, a.shape[line.detail]), a.dtype)
-    a, b = (ones, a) if line.detail == 0 else (a, ones.T)
+    a, b = (ones, a) if line.detail % 2 == 0 else (a, ones.T)
     yield from _check_product(a, b, got.reshape(a.shape[0], b.shape[1]), dtype, numerics)
 
 

@@ -226,12 +226,12 @@ def _matmul(make: _Maker, a: str) -> None:
 
 
 def _sum(make: _Maker, a: str) -> None:
-    axis, keepdims = make.choose((0, 1)), make.choose((True, False))
+    axis, keepdims = make.choose((0, 1, -1, -2)), make.choose((True, False))
     text = f"numerics.sum({a}, axis={axis}, keepdims={keepdims})"
     name = make.line("sum", text, (a,), axis)
     n, k = make.shapes[a]
     if keepdims:
-        make.shapes[name] = (1, k) if axis == 0 else (n, 1)
+        make.shapes[name] = (1, k) if axis % 2 == 0 else (n, 1)
 
 
 def _add(make: _Maker, a: str) -> None:
