@@ -75,6 +75,10 @@ def of_fields(kind: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a program; return 0, 2 for a mistake in the input, 130 for Ctrl-C, else 1."""
+    if sys.stdout is None:
+        # Whoever closed it wants nothing from it.
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+            return run(app, arguments)
     try:
         with redirect_stdout(_Output(sys.stdout)):
             status = app(arguments, standalone_mode=False)

@@ -867,6 +867,21 @@ def test_a_full_device_for_output_is_told(options, tmp_path):
     assert path.exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no descriptors are inherited")
+def test_closed_output_is_no_error(tmp_path):
+    path = tmp_path / "net.safetensors"
+    command = ("train", "--problem", "tutorial", "--steps", "1", "--save", str(path))
+    got = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "kernels", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=PLAIN,
+        check=False,
+    )
+    assert (got.returncode, got.stderr) == (0, "")
+    assert path.exists()
+
+
 def test_a_reader_that_has_gone_is_no_error():
     read, write = os.pipe()
     os.close(read)
