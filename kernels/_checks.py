@@ -155,15 +155,15 @@ def check_hashable(name: str, value: object) -> None:
 
 
 def to_learning_rate(number: Any) -> float:
-    """Convert a finite real number, such as NumPy's, to Python's, which changes no dtype."""
+    """Convert a number of 0 or more, such as NumPy's, to Python's, which changes no dtype."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"expected a learning rate that is a real number, got {number!r}")
     try:
         rate = float(number)
     except OverflowError:
         rate = math.inf
-    if not math.isfinite(rate):
-        raise ValueError(f"expected a finite learning rate, got {number}")
+    if not 0.0 <= rate < math.inf:
+        raise ValueError(f"expected a finite learning rate of 0 or more, got {number}")
     return rate
 
 

@@ -197,7 +197,7 @@ def update(
     layers, gradients
         Parameters and their gradients, of equal shapes.
     learning_rate
-        A finite real number, of Python or a NumPy scalar.
+        A finite number of 0 or more, of Python or a NumPy scalar.
     numerics
         What a product is.
 
@@ -258,7 +258,7 @@ def step(
     x, y
         Inputs of shape (n, n_in) and the targets that `loss` takes.
     learning_rate
-        A finite real number, of Python or a NumPy scalar.
+        A finite number of 0 or more, of Python or a NumPy scalar.
     loss
         `squared_error`, `softmax_cross_entropy`, or another function
         `(prediction, target, *, numerics) -> (value, gradient)`.

@@ -105,7 +105,7 @@ def fit(
         All inputs, shape (n, n_in), and the targets that `loss` takes, n of them.
     optimizer, learning_rate
         `kernels.SGD(...)`, `kernels.Adam(...)`, or a learning rate alone: that of `kernels.SGD`, a
-        finite real number, of Python or a NumPy scalar, or one of `kernels.schedules`.
+        finite number of 0 or more, of Python or a NumPy scalar, or one of `kernels.schedules`.
     steps, epochs
         How many batches, or how many times all samples; exactly one of the two.
     batch_size

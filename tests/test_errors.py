@@ -825,9 +825,9 @@ OF_A_RATE = {
 
 
 @pytest.mark.parametrize("function", OF_A_RATE)
-@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf])
-def test_learning_rate_that_is_not_finite(good, function, rate):
-    message = f"expected a finite learning rate, got {rate}"
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, -0.1])
+def test_learning_rate_out_of_range(good, function, rate):
+    message = f"expected a finite learning rate of 0 or more, got {rate}"
     check(good, lambda g: OF_A_RATE[function](g, rate), ValueError, message)
 
 
