@@ -331,7 +331,7 @@ def test_clipped_gradients_have_the_norm():
     ("make", "error", "message"),
     [
         (lambda: SGD("a"), TypeError, "expected a learning rate that is a real number, got 'a'"),
-        (lambda: SGD(math.inf), ValueError, "expected a finite learning rate of 0 or more, got inf"),
+        (lambda: SGD(math.inf), ValueError, "finite learning rate of 0 or more, got inf"),
         (lambda: SGD(0.1, 1.0), ValueError, "finite momentum of at least 0 and below 1, got 1.0"),
         (lambda: SGD(0.1, -0.1), ValueError, "finite momentum of at least 0 and below 1, got -0.1"),
         (lambda: SGD(0.1, True), TypeError, "expected momentum to be a real number, got True"),
