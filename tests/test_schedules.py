@@ -105,7 +105,7 @@ def test_schedules_are_those_of_optax():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: schedules.constant(math.nan), ValueError, "finite learning rate of 0 or more, got nan"),
+        (lambda: schedules.constant(math.nan), ValueError, "rate of 0 or more, got nan"),
         (lambda: schedules.exponential(0.1, 0.0), ValueError, "expected a finite decay above 0, "),
         (lambda: schedules.inverse(0.1, -1), ValueError, "finite power of at least 0, got -1"),
         (lambda: schedules.inverse(0.1, "a"), TypeError, "expected power to be a real number, got"),
