@@ -463,6 +463,18 @@ def test_operands_known_when_compiling(backend, dtype, name, size):
     assert_same_numbers([got], [function(a, three)])
 
 
+@COMPILERS
+def test_large_numbers_by_a_column(backend):
+    """Of two factors XLA makes the smaller larger by the powers of two of both."""
+    a = np.asarray([[1.0, 3.0], [2.0**-100, -0.5]])
+    column = np.asarray([[2.0**1005], [2.0**1020]])
+    expected = [[2.0**1005, 3 * 2.0**1005], [2.0**920, -(2.0**1019)]]
+    known = backend.asarray(a)
+    for multiply in (EXACT.multiply, lambda _, c: EXACT.multiply(known, c)):
+        got = backend.compile(multiply)(known, backend.asarray(column))
+        assert fetch(got).tolist() == expected
+
+
 def test_predictions_do_not_depend_on_the_batch(backend, dtype):
     """A sample alone, in a part of a batch and in all of it has one prediction."""
     layers, x, _ = make(dtype, (300, 64, 7), 64).on(backend)

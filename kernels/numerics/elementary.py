@@ -337,10 +337,9 @@ def power_of_two(m: Array) -> Array:
 
 
 def leading_half(a: Any) -> Any:
-    """Round to 26 bits (Veltkamp), with products by powers of two only and no overflow."""
-    a = a * 2.0**-28
+    """Round a number below 2**996 to 26 bits (Veltkamp), with a product by a power of two only."""
     c = a * 2.0**27 + a
-    return (c - (c - a)) * 2.0**28
+    return c - (c - a)
 
 
 def _tiny(a: Array, xp: Any) -> float:

@@ -510,15 +510,16 @@ def _tied(a: Array, b: Array, xp: Any) -> tuple[Array, Array]:
 def _multiply(a: Array, factor: Array | float) -> Array:
     xp = array_namespace(a)
     # Operands are made smaller by powers of two: so no part of a product overflows before it does,
-    # and no part of a number is near 1.
+    # and no part of a number is near 1. Parts are not made larger again before they are multiplied,
+    # since XLA would make a factor of shape (n, 1) larger by the powers of both.
     if isinstance(factor, int | float):
         x = float64_of(_flush(a, xp), xp)
         factor, exponent = math.frexp(_in_range(factor))
-        factor, power = factor * 0.5, 2.0 ** (exponent + 3)
+        factor, power = factor * 2.0**20, 2.0 ** (exponent + 8)
     else:
         x, factor = _tied(a, factor, xp)
-        factor, power = factor * 0.25, 16.0
-    x = x * 0.25
+        factor, power = factor * 2.0**-28, 2.0**56
+    x = x * 2.0**-28
     # Parts of few enough bits for exact products: 24 of a float32, 26 of a float64 (Dekker).
     factor_high = leading_half(factor)
     factor_low = factor - factor_high
