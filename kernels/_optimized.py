@@ -50,10 +50,13 @@ def optimized_step(
     layers, slots = state
     settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
     value, gradients = differentiate(layers, x, y, operands, None, **settings)
+
+    def of_weights(network: Sequence[Layer]) -> Iterable[Array]:
+        return squares(network, operands, numerics)
+
     if l2 > 0.0:
-        totals = squares(layers, operands, numerics)
-        value, gradients = penalized(layers, totals, value, gradients, l2, numerics)
-    return optimizer.change(layers, gradients, slots, numbers, numerics), value
+        value, gradients = penalized(layers, of_weights(layers), value, gradients, l2, numerics)
+    return optimizer.change(layers, gradients, slots, numbers, numerics, of_weights), value
 
 
 def penalized(

@@ -4,7 +4,8 @@ A gradient of the first weight is X^T G, with one row of G for each sample. So a
 steps are linear leaves the weight at W = c W_0 + e V_0 + X^T A, where V_0 is the velocity of its
 momentum to begin with, and so it does the velocity. All that the rest of the network asks of W is
 H = X W, and that changes by K G with K = X X^T. The optimizer is therefore given H, A and (c, e)
-as parameters in the place of W, with the gradients K G, G and 0, and is not told.
+as parameters in the place of W, with the gradients K G, G and 0, and is not told. Only to clip it
+asks for the norm of X^T G, whose square is the sum of G * K G.
 """
 
 from __future__ import annotations
@@ -155,16 +156,16 @@ def use_dual(
     """Decide on the form, as `fit` says; raise if it was asked for and cannot be had."""
     if dual not in (True, False, "auto"):
         raise ValueError(f"expected dual of 'auto', True or False, got {dual!r}")
-    linear = isinstance(optimizer, SGD) and optimizer.max_norm is None
+    within = isinstance(optimizer, SGD)
     splits = getattr(compile, "splits", False)
     alone = numerics.team == ALONE and not splits
     if dual == "auto":
-        fits = linear and alone and isinstance(numerics, Native)
+        fits = within and alone and isinstance(numerics, Native)
         return fits and 2 * _dual_count(layers, batches) <= _primal_count(layers, batches)
-    if dual and not linear:
+    if dual and not within:
         raise ValueError(
-            "expected an optimizer whose steps are linear for dual=True, kernels.SGD(...) without "
-            f"max_norm, got {optimizer}"
+            "expected kernels.SGD(...) for dual=True, whose steps stay in the space of the "
+            f"samples, got {optimizer}"
         )
     if dual and not alone:
         got = "a compiler that splits batches" if splits else f"the team {numerics.team}"
@@ -250,9 +251,10 @@ def differentiated(
 
 
 def squares_of(layers: Sequence[Layer], operands: Constants, numerics: Numerics) -> Iterator[Array]:
-    """Sum the squares of each weight.
+    """Sum the squares of each weight, or of each gradient.
 
-    With P = c W_0 + e V_0 those of the first are sum(A * (H + X P)) + sum(P * P).
+    With P = c W_0 + e V_0 those of the first are sum(A * (H + X P)) + sum(P * P). Without l2 the
+    gradients of c and e are 0, and so is P.
     """
     network, (rows, scales) = _divided(layers, False)
     mixed = network[0].weight
@@ -264,7 +266,9 @@ def squares_of(layers: Sequence[Layer], operands: Constants, numerics: Numerics)
     for square, (i, j) in zip(operands.squares, pairs, strict=True):
         part = numerics.multiply(numerics.multiply(square, c[i]), c[j])
         total = numerics.add(total, part)
-    yield total
+    # Rounding may leave less than nothing, which has no root.
+    xp = array_namespace(total)
+    yield cast(Array, xp.where(total < 0.0, xp.zeros_like(total), total))
     for layer in network[1:]:
         yield sum_of_squares(layer.weight, numerics)
 

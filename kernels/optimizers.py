@@ -8,7 +8,7 @@ schedule compiles nothing anew, and every machine computes with the same numbers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, cast
@@ -29,6 +29,9 @@ _SMALL = 2**14
 
 # Numbers of the host, or 0-d arrays of them.
 Numbers = Sequence[Any]
+
+# Of gradients: the sum of the squares of each weight.
+Squares = Callable[[Sequence[Layer]], Iterable[Array]]
 
 
 class SGDState(NamedTuple):
@@ -156,11 +159,12 @@ class SGD:
         slots: tuple[tuple[Layer, ...], ...],
         numbers: Numbers,
         numerics: Numerics,
+        squares: Squares | None = None,
     ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
         (rate,), (velocity,) = numbers, slots
         n = numerics
-        gradients = _clipped(gradients, self.max_norm, n)
+        gradients = _clipped(gradients, self.max_norm, n, squares)
         if self.weight_decay > 0.0:
             gradients = tuple(
                 g._replace(weight=n.add(g.weight, n.multiply(layer.weight, self.weight_decay)))
@@ -278,10 +282,11 @@ class Adam:
         slots: tuple[tuple[Layer, ...], ...],
         numbers: Numbers,
         numerics: Numerics,
+        squares: Squares | None = None,
     ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
         (rate, root, decay), (mean, square), n = numbers, slots, numerics
-        gradients = _clipped(gradients, self.max_norm, n)
+        gradients = _clipped(gradients, self.max_norm, n, squares)
 
         def average(old: Array, new: Array, beta: float) -> Array:
             return n.add(n.multiply(old, beta), n.multiply(new, 1.0 - beta))
@@ -442,18 +447,22 @@ def _zeros(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 
 def _clipped(
-    gradients: Sequence[Layer], max_norm: float | None, numerics: Numerics
+    gradients: Sequence[Layer],
+    max_norm: float | None,
+    numerics: Numerics,
+    squares: Squares | None,
 ) -> Sequence[Layer]:
     """Scale gradients down to a norm, as torch.nn.utils.clip_grad_norm_."""
     if max_norm is None:
         return gradients
     n = numerics
+    weights = (sum_of_squares(g.weight, n) for g in gradients)
     total: Any = None
-    for layer in gradients:
-        for a in layer:
-            if a is not None:
-                part = sum_of_squares(a, n)
-                total = part if total is None else n.add(total, part)
+    # What stands for layers in the dual form has no squares for the last ones, and no biases there.
+    for part, g in zip(weights if squares is None else squares(gradients), gradients, strict=False):
+        total = part if total is None else n.add(total, part)
+        if g.bias is not None:
+            total = n.add(total, sum_of_squares(g.bias, n))
     xp = array_namespace(total)
     norm = n.add(n.sqrt(total), xp.full_like(total, 1e-6))
     factor = n.divide(xp.full_like(total, max_norm), norm)

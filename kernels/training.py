@@ -134,8 +134,8 @@ def fit(
     dual
         Whether the first layer is trained in the space of the samples, of which a step of n samples
         takes n * n numbers for each unit instead of 2 * n * n_in: the same algebra, rounded
-        otherwise, as docs/dual.md says. It needs `kernels.SGD` without max_norm, and one worker.
-        With "auto" it is if all of that is so, numerics are native, and all products together take
+        otherwise, as docs/dual.md says. It needs `kernels.SGD`, and one worker.
+        With "auto" it is if both are so, numerics are native, and all products together take
         at most half as many multiplications. With exact numerics it is only if asked for, and then
         has bits of its own, the same on every library; `start` must then be a multiple of 256.
     numerics

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -126,6 +127,58 @@ def test_a_changed_state_is_damage(train, tmp_path):
     assert "expected the content that its hashes are of, got another" in said
 
 
+def test_the_dual_form(train):
+    """It is that of `fit`, and the report names it; its bits are its own."""
+    report = train(*EXACT, *SGD, "--dual", "--steps", 3)
+    problem = tutorial(like=np.zeros(0, "float32"), hidden=(7,), seed=0)
+    optimizer = kernels.SGD(1e-6, momentum=0.9, nesterov=True, max_norm=100.0)
+    settings = {"optimizer": optimizer, "steps": 3, "numerics": kernels.EXACT}
+    fit = kernels.fit(problem.layers, problem.x, problem.y, dual=True, **settings)
+    assert report["digest"] == kernels.digest(fit.layers)
+    assert report["dual"] is True
+    assert report["method"] == "momentum 0.9, nesterov, max norm 100.0, dual"
+    primal = train(*EXACT, *SGD, "--steps", 3, folder="primal")
+    assert primal["dual"] is False
+    assert primal["digest"] != report["digest"]
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "the end"])
+def test_what_is_resumed_in_dual_form_ends_on_the_same_bits(
+    train, tmp_path, monkeypatch, capsys, end
+):
+    """From a multiple of 256 steps, whatever --every says and wherever training was stopped."""
+    options = ("--problem", "tutorial", "--hidden", 2, "--every", 5, "--momentum", 0.5, "--dual")
+    whole = train(*options, "--steps", 520, folder="whole")
+    if end == "Ctrl-C":
+        fit = kernels.fit
+
+        def interrupted(*arguments, start, progress, **settings):
+            def count(done, loss):
+                if start + done == 300:
+                    signal.raise_signal(signal.SIGINT)
+                progress(done, loss)
+
+            return fit(*arguments, start=start, progress=count, **settings)
+
+        monkeypatch.setattr("kernels.cli.train.workers.fit", interrupted)
+        folder = tmp_path / "ck"
+        more = ["--steps", "520", "--checkpoint", str(folder)]
+        assert main(["train", *map(str, options), *more]) == 130
+        assert capsys.readouterr().err == (
+            "Interrupted after 300 of 520 steps; the network so far is not saved, as checkpoints "
+            "of --dual are of every 256th step.\n"
+        )
+        monkeypatch.undo()
+    else:
+        train(*options, "--steps", 300)
+    assert [path.name for path in (tmp_path / "ck").iterdir()] == ["step-00000256.safetensors"]
+    said = train("--resume", tmp_path / "ck", "--no-dual", status=2)
+    assert "expected --dual, as in the checkpoint" in said
+    rest = train("--resume", tmp_path / "ck", "--steps", 520)
+    assert (rest["digest"], rest["losses"]) == (whole["digest"], whole["losses"])
+    assert rest["dual"] is True
+
+
 REFUSED = [
     (("--optimizer", "rmsprop"), "expected --optimizer to be sgd or adam, got 'rmsprop'."),
     (("--activation", "swish"), "logistic or relu or softplus or tanh, got 'swish'."),
@@ -153,6 +206,8 @@ REFUSED = [
     (("--weight-decay", -1), "expected --weight-decay of 0 or more, got -1.0."),
     (("--l2", "nan"), "expected --l2 of 0 or more, got nan."),
     (("--max-norm", 0), "expected a positive --max-norm, got 0.0."),
+    (("--dual", "--optimizer", "adam"), "--dual needs --optimizer sgd, got adam."),
+    (("--dual", "--engine", "dask"), "expected no --engine with --dual, got --engine dask."),
 ]
 
 

@@ -313,8 +313,8 @@ METHODS = (
     "optimizer=kernels.SGD({rate}, momentum=0.5, nesterov=True, weight_decay=0.1, max_norm=1.0)",
     "optimizer=kernels.Adam({rate}, weight_decay=0.1), l2=0.01",
 )
-# Those whose steps are linear.
-LINEAR = METHODS[:-2]
+# Those that the dual form has.
+IN_DUAL = METHODS[:-1]
 
 # More steps than the dual form takes before it begins anew.
 _LONG = 258
@@ -432,7 +432,7 @@ def _training(make: _Maker) -> None:
         return
     steps = make.choose((1, 2, 3))
     # Workers have one form.
-    if method in LINEAR and not scope.workers:
+    if method in IN_DUAL and not scope.workers:
         dual = make.choose(("auto", True, True, False))
         text += f", dual={dual!r}"
         if dual is True and not scope.compiled and scope.library in ("numpy", "torch", "mlx"):

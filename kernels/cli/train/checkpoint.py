@@ -102,11 +102,14 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
     for name, value in given.items():
         saved = getattr(before, name)
         if name not in free and value != saved:
-            option = f"--{name.replace('_', '-')}"
-            expected = f"no {option}" if saved in (None, ()) else f"{option} {_shown(saved)}"
-            raise CliError(
-                f"expected {expected}, as in the checkpoint in {folder}, got {_shown(value)}"
-            )
+            option = name.replace("_", "-")
+            expected, got = f"--{option} {_shown(saved)}", _shown(value)
+            if isinstance(saved, bool):
+                flags = (f"--no-{option}", f"--{option}")
+                expected, got = flags[saved], flags[value]
+            elif saved in (None, ()):
+                expected = f"no --{option}"
+            raise CliError(f"expected {expected}, as in the checkpoint in {folder}, got {got}")
     if "epochs" in given:
         before = before._replace(steps=None)
     return before._replace(**given)

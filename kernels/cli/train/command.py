@@ -14,6 +14,7 @@ from backends.workers import Workers
 from backends.workers.torch import is_launched
 
 from ..._typing import Array
+from ...dual import PERIOD
 from ...layer import Layer
 from ...optimizers import AdamState, SGDState
 from ...training import Fit
@@ -104,7 +105,7 @@ def _run(team: Workers, plan: Plan, job: Job) -> None:
     else:
         report_table(console(), report)
     if interrupted.is_set():
-        warn(f"Interrupted after {len(losses)} of {job.total} steps; {_where(plan)}.")
+        warn(f"Interrupted after {len(losses)} of {job.total} steps; {_where(plan, len(losses))}.")
         raise typer.Exit(130)
 
 
@@ -122,7 +123,9 @@ def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> 
     if folder is None:
         return training
     keep = partial(_keep, team, folder, job, [job.earlier])
-    return in_runs(training, every=job.settings.every, keep=keep)
+    # From other steps than those a dual form would not end on the bits of an undisturbed run.
+    period = PERIOD if job.settings.dual else 1
+    return in_runs(training, every=-(-job.settings.every // period) * period, keep=keep)
 
 
 def _keep(
@@ -139,7 +142,7 @@ def _keep(
     # Here, since a lost connection to workers is an OSError too.
     host, *slots = (on_host(team.backend, net) for net in (layers, *state[1:]))
     check_finite(host, every, job.problem)
-    if not team.first:
+    if not team.first or (job.settings.dual and len(every) % PERIOD != 0):
         return
     with as_cli_error(OSError, prefix=f"cannot write a checkpoint into {folder}: ", status=1):
         kept = type(state)(state.steps, *slots) if any(slots) else None
@@ -165,11 +168,14 @@ def _classes_of(job: Job) -> tuple[str, ...]:
     return tuple(map(str, range(sizes_of(job.problem.layers)[-1])))
 
 
-def _where(plan: Plan) -> str:
-    if plan.folder is not None:
+def _where(plan: Plan, steps: int) -> str:
+    between = plan.settings.dual and steps % PERIOD != 0
+    if plan.folder is not None and not between:
         kept = f"in a checkpoint: go on with --resume {plan.folder}"
     elif plan.options.save is not None:
         kept = f"saved in {plan.options.save}"
+    elif plan.folder is not None:
+        kept = f"not saved, as checkpoints of --dual are of every {PERIOD}th step"
     else:
         kept = "not saved, as --save was not given"
     return f"the network so far is {kept}"

@@ -44,11 +44,13 @@ _FIELDS = (
     "max_norm",
     "activation",
     "l2",
+    "dual",
 )
 
 # What an option needs another to be.
 _NEEDS = {
     "momentum": ("optimizer", ("sgd",)),
+    "dual": ("optimizer", ("sgd",)),
     "beta1": ("optimizer", ("adam",)),
     "beta2": ("optimizer", ("adam",)),
     "epsilon": ("optimizer", ("adam",)),

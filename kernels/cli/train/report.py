@@ -52,7 +52,8 @@ class Report(NamedTuple):
         How many were trained on.
     learning_rate, batch_size, seed
         Arguments of `kernels.fit`.
-    optimizer, schedule, warmup, momentum, nesterov, weight_decay, max_norm, activation, l2, weights
+    optimizer, schedule, warmup, momentum, nesterov, weight_decay, max_norm, activation, l2,
+    dual, weights
         Options of `train`.
     method
         What differs from plain gradient descent with relu, in words.
@@ -100,6 +101,7 @@ class Report(NamedTuple):
     max_norm: float | None
     activation: str
     l2: float
+    dual: bool
     weights: str | None
     method: str
     batch_size: int | None
@@ -146,6 +148,7 @@ def report_of(
         max_norm=settings.max_norm,
         activation=settings.activation,
         l2=settings.l2,
+        dual=settings.dual,
         weights=settings.weights,
         method=shown_method(settings),
         batch_size=problem.batch_size,

@@ -236,8 +236,7 @@ def fit_timed(
             loss=problem.loss,
             sample_weight=problem.sample_weight,
             numerics=NUMERICS[settings.numerics],
-            # Which ends on other bits where it is resumed.
-            dual=False,
+            dual=settings.dual,
             compile=place.compile if settings.compile else None,
             progress=progress,
         )

@@ -56,6 +56,7 @@ class Settings(NamedTuple):
     max_norm: float | None = None
     activation: str = "relu"
     l2: float = 0.0
+    dual: bool = False
     seed: int = 0
     backend: str = "numpy"
     dtype: str = "float32"
@@ -231,6 +232,14 @@ class Options(NamedTuple):
             f"{_DEFAULT.l2}.",
         ),
     ] = None
+    dual: Annotated[
+        bool | None,
+        _option(
+            "Network",
+            "Train the first layer in the space of the samples: the same algebra, faster with "
+            "more features than samples. Not of adam. Default: --no-dual.",
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         _option(
@@ -318,7 +327,12 @@ class Options(NamedTuple):
     ] = None
     every: Annotated[
         int | None,
-        _option("Output", f"Steps between two checkpoints. Default: {_DEFAULT.every}.", min=1),
+        _option(
+            "Output",
+            "Steps between two checkpoints; of --dual the next multiple of 256. Default: "
+            f"{_DEFAULT.every}.",
+            min=1,
+        ),
     ] = None
     plot: Annotated[
         Path | None,
@@ -366,6 +380,8 @@ def with_engine(settings: Settings, options: Options) -> Settings:
             raise CliError("--workers needs --engine")
         return settings
     choose("--engine", engine, ENGINES)
+    if settings.dual:
+        raise CliError(f"expected no --engine with --dual, got --engine {engine}")
     if workers is not None and workers < 1:
         raise CliError(f"expected --workers of 1 or more, got {workers}")
     backend = options.backend or engine
