@@ -51,8 +51,11 @@ def export(
         ),
     ] = "forward",
     numerics: Annotated[
-        str, typer.Option(help=f"What a product and a sum are: {' or '.join(NUMERICS)}.")
-    ] = "native",
+        str | None,
+        typer.Option(
+            help=f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: as trained."
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(help=f"Of a step: {' or '.join(LOSSES)}. Default: squared_error."),
@@ -74,7 +77,8 @@ def export(
     """
     # Everything that can be wrong is found before anything is computed or written.
     choose("--what", what, WHAT)
-    choose("--numerics", numerics, tuple(NUMERICS))
+    if numerics is not None:
+        choose("--numerics", numerics, tuple(NUMERICS))
     of_a_step = {"--loss": loss, "--learning-rate": learning_rate, "--batch-size": batch_size}
     _check_step(what, of_a_step)
     require("numpy", "export")
@@ -86,6 +90,8 @@ def export(
         raise CliError(f"expected the model to be a file of its own, got {model}")
     source = read_model(network)
     layers, activation = source.layers, source.function
+    # Of a network alone nobody knows how it was trained.
+    numerics = numerics or source.numerics or "native"
 
     from backends.export.onnx import forward_model, step_model
 
@@ -118,7 +124,7 @@ def export(
             )
     with as_cli_error(OSError, prefix=f"cannot write {model}: ", status=1):
         model.write_bytes(made.SerializeToString())
-    _print_model(console(), model, made, _meaning(source, before))
+    _print_model(console(), model, made, {"numerics": numerics} | _meaning(source, before))
 
 
 def _check_step(what: str, options: dict[str, Any]) -> None:

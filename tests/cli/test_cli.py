@@ -469,7 +469,7 @@ def test_refuses_outputs_that_cannot_be_written(refuse, tmp_path, small_csv, mon
         ),
         ('a,y\n1,"2\n', r"a CSV file, got .*d.csv, in line 2 of which: unexpected end of data"),
         ("a,y\n1," + "2" * 2**17 + "3\n", r"a finite number, got inf in row 1 \(line 2\)"),
-        (b"a,y\n1,\xff\n", "expected a CSV file in UTF-8"),
+        (b"a,y\n1,\xff\n", "expected text in UTF-8, got another encoding in line 2 of"),
     ],
 )
 def test_refuses_csv(text, message, refuse, tmp_path):

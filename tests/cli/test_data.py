@@ -1,6 +1,7 @@
 """Files of columns in all their forms, and what is done to the columns."""
 
 import datetime
+import gzip
 import importlib.util
 import json
 from fractions import Fraction
@@ -116,6 +117,50 @@ def test_the_separator_is_what_makes_lines_equally_long_or_what_is_given(tmp_pat
     assert sheet.frame.rows() == [(1.2000000000000000, 3), (4.5, 6)]
 
 
+def test_runs_of_spaces_separate_where_nothing_else_does(tmp_path):
+    content = '\n  size  \'n\' "the  kind"\n\n 1.5   2 "a  b"  \n10    30  x\n'
+    sheet = sheet_of(tmp_path, content)
+    assert sheet.frame.columns == ["size", "'n'", "the  kind"]
+    assert sheet.frame.rows() == [(1.5, 2, "a  b"), (10, 30, "x")]
+    assert sheet.place(1, "size").startswith("row 2 (line 5), column 'size'")
+    # A cell may have spaces in it.
+    assert sheet_of(tmp_path, "a b,c\n1 2,3\n").frame.columns == ["a b", "c"]
+    assert sheet_of(tmp_path, "a b\nx\ny\n").frame.columns == ["a b"]
+    assert sheet_of(tmp_path, "a,b c\n1,2  3\n", separator=" ").frame.columns == ["a,b", "c"]
+    message = r"^expected 2 cells in every row, as in the header, got 1 in row 2 \(line 3\)"
+    refused(message, sheet_of, tmp_path, "a b\n1  2\n3 \n", separator=" ")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "utf-16-be", "shift-jis"])
+def test_an_encoding_that_is_named(encoding, tmp_path):
+    """It is never guessed; but UTF-16 has a mark."""
+    town = "\u6771\u4eac" if encoding == "shift-jis" else "K\xf6ln"
+    content = f"a,town\r\n1,{town}\r\n".encode(encoding)
+    frame = sheet_of(tmp_path, content, encoding=encoding).frame
+    assert frame.rows() == [(1, town)]
+    if encoding == "utf-16":
+        assert sheet_of(tmp_path, content).frame.equals(frame)
+
+
+def test_encodings_that_are_refused(tmp_path):
+    content = b"a,b\n1,\x81\n"
+    refused(
+        "^expected text in cp1252, got .*d.csv: .* 0x81 in position 6",
+        sheet_of,
+        tmp_path,
+        content,
+        encoding="cp1252",
+    )
+    message = "^expected --encoding to be one that Python knows, such as cp1252, got 'ansi-x'"
+    refused(message, sheet_of, tmp_path, content, encoding="ansi-x")
+    packed = write(tmp_path / "d.csv.gz", gzip.compress(content))
+    message = "--encoding needs a file that is not compressed, got 'd.csv.gz'"
+    refused(message, reading.read_sheet, packed, encoding="cp1252")
+    path = tmp_path / "d.parquet"
+    FRAME.write_parquet(path)
+    refused("--encoding needs a file of text", reading.read_sheet, path, encoding="cp1252")
+
+
 def test_a_point_anywhere_says_that_commas_are_none(tmp_path):
     sheet = sheet_of(tmp_path, "a;b\n1,234;5.5\n2,345;6.5\n")
     assert sheet.frame.rows() == [("1,234", 5.5), ("2,345", 6.5)]
@@ -188,8 +233,22 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
         ("d.csv", "a,b\n1,2\n3,4,5\n", r"2 cells .* got 3 in row 2 \(line 3\) of .*d.csv"),
         ("d.csv", "a,b\n1,2\nx\ny", r"2 cells .* got 1 in row 2 \(line 3\) of .*d.csv"),
         ("d.csv", "\n \n", "a header row in .*d.csv, got blank lines"),
-        ("d.csv", "a,b\n1,2".encode("utf-16"), "a CSV file in UTF-8, got another format"),
-        ("d.csv", b"PK\3\4", "a CSV file in UTF-8, got another format"),
+        ("d.csv", b"PK\3\4", "a file of text, got another format"),
+        (
+            "d.csv",
+            "a,b\n1,2\n3,\xe9".encode("latin-1"),
+            "text in UTF-8, got another encoding in line 3 of .*d.csv: name it with --encoding",
+        ),
+        (
+            "d.csv.gz",
+            gzip.compress("a,b\n1,\xe9\n".encode("cp1252"), mtime=0),
+            "text in UTF-8, got another encoding in .*d.csv.gz: name it with --encoding",
+        ),
+        (
+            "d.tab",
+            "a\tb\tc\nd\tcontinuous\ts\nclass\t\tmeta\nx\t1\ty\n",
+            "the names of columns in one line .* got Orange's two more lines, of types and roles",
+        ),
         ("d.csv", 'a,b\n1,"2"3\n', "a CSV file, got .*d.csv, in line 2 of which"),
         ("d.parquet", b"PAR1", "a file as .parquet is, got .*d.parquet: "),
         ("d.feather", b"FEA1", "a file as .feather is, got .*d.feather: "),
@@ -494,7 +553,7 @@ def test_train_tells_what_it_did_to_columns(train, tmp_path):
         ("--separator ;", "--separator needs --data FILE"),
         (
             "--data d.csv --target y --separator ab",
-            "--separator to be one character or tab, got 'ab'",
+            "--separator to be one character, tab or space, got 'ab'",
         ),
         (
             "--data d.csv --target y --drop y",

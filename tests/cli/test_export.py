@@ -361,9 +361,11 @@ def test_numbers_and_dates_are_prepared_inside(run, trained, tmp_path, capsys, t
     y = {"price": 1e6 + 100.0 * COLUMNS[:, 1], "count": DAYS * 1.0}[target]
     columns = {"a": empty, "b": 1e-9 * COLUMNS[:, 1], "day": days, target: y}
     saved, path = trained(target, columns, *options)
-    out, _ = run(tmp_path / "m.onnx", "--network", saved, "--numerics", "exact")
-    assert "x       the columns 'a', 'b', 'day', with NaN for empty cells\n" in out
-    assert "dates   days since 1970\n" in out
+    # By default as it was trained.
+    out, _ = run(tmp_path / "m.onnx", "--network", saved)
+    assert "numerics  exact\n" in out
+    assert "x         the columns 'a', 'b', 'day', with NaN for empty cells\n" in out
+    assert "dates     days since 1970\n" in out
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", QUIET)
     assert described(session.get_inputs()) == [("x", "tensor(double)", ["batch", 3])]
     kind = "tensor(float)" if target == "count" else "tensor(double)"
@@ -379,6 +381,6 @@ def test_columns_of_text_are_prepared_outside(run, trained, tmp_path):
     kind = np.where(COLUMNS[:, 1] > 0.0, "yes", "no")
     saved, _ = trained("kind", {"a": COLUMNS[:, 0], "colour": colour, "kind": kind})
     out, _ = run(tmp_path / "m.onnx", "--network", saved)
-    assert "input    x float32 (batch, 3)\n" in out
-    assert "x        prepared features, as `predict` makes them of the columns 'a', 'colou" in out
-    assert "classes  'no', 'yes'\n" in out
+    assert "input     x float32 (batch, 3)\n" in out
+    assert "x         prepared features, as `predict` makes them of the columns 'a', 'colou" in out
+    assert "classes   'no', 'yes'\n" in out

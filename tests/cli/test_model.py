@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -114,6 +115,66 @@ def test_a_file_of_an_older_version_goes_on(run, path):
     assert "expected --activation tanh, as in " in run(*TRAIN, "--resume", path, status=2)
     kernels.save(path, layers)
     run(*TRAIN, "--resume", path)
+
+
+GROWN = "a,town,kind\n" + "".join(
+    f"{i * i % 7},{'Bern' if i % 3 else 'Rome'},{'no' if i % 2 else 'yes'}\n" for i in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a,town", "b,town", "a column 'a', as the network in {} has, got none"),
+        ("Bern", "Rome", "a column 'town', as the network in {} has, got one that is dropped: is"),
+        ("Rome", "Paris", "'town' to be the categories 'Bern', 'Rome', as .*, got the categories"),
+        (
+            "yes",
+            "maybe",
+            "the target 'kind' of 'no', 'yes', as the .*, got 'kind' of 'maybe', 'no'",
+        ),
+        (",", ",x,", "no column 'x', as the network in {} has, got one"),
+        ("a,town", "town,a", "columns in the order 'a', 'town', as .*, got 'town', 'a'"),
+    ],
+)
+def test_what_is_resumed_sees_the_same_columns(run, tmp_path, old, new, message):
+    """Or a sentence says what differs."""
+    pytest.importorskip("polars", reason="the command line needs array-api-kernels[cli]")
+    file, net = tmp_path / "d.csv", tmp_path / "net"
+    options = ("train", "--data", file, "--target", "kind", "--steps", 2)
+    file.write_text(GROWN)
+    run(*options, "--save", net)
+    run(*options, "--resume", net)
+    content = GROWN.replace(old, new)
+    if old == ",":
+        rows = (line.split(",", 1) for line in GROWN.splitlines())
+        content = "".join(
+            f"{a},{'x' if i == 0 else i % 4},{rest}\n" for i, (a, rest) in enumerate(rows)
+        )
+    elif new == "town,a":
+        rows = (line.split(",") for line in GROWN.splitlines())
+        content = "".join(f"{b},{a},{c}\n" for a, b, c in rows)
+    file.write_text(content)
+    said = run(*options, "--resume", net, status=2)
+    assert re.match(f"expected {message.format(re.escape(str(net)))}", said), said
+
+
+def test_what_is_resumed_may_be_scaled_otherwise(tmp_path, capsys):
+    """Other rows have other means, which is told; another loss is refused."""
+    pytest.importorskip("polars", reason="the command line needs array-api-kernels[cli]")
+    file, net = tmp_path / "d.csv", tmp_path / "net"
+    options = ["train", "--data", str(file), "--target", "a", "--steps", "2", "--task"]
+    file.write_text(GROWN)
+    assert main([*options, "regression", "--save", str(net)]) == 0
+    file.write_text(GROWN.replace("4,", "8,"))
+    capsys.readouterr()
+    assert main([*options, "regression", "--resume", str(net)]) == 0
+    told = f"Scaled otherwise than for the network in {net}: 'a'.\n"
+    assert capsys.readouterr().err == told
+    assert main([*options, "regression", "--loss", "poisson", "--resume", str(net)]) == 2
+    assert "expected the loss squared_error, as the network in" in capsys.readouterr().err
+    assert main(["train", "--problem", "tutorial", "--steps", "1", "--resume", str(net)]) == 2
+    assert "expected a file of columns, as the network in" in capsys.readouterr().err
 
 
 def test_a_network_alone_does_not_predict(run, path):

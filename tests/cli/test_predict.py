@@ -344,6 +344,9 @@ def test_refuses_options(trained, refuse, tmp_path):
         (("--output", tmp_path / "no" / "p.csv"), "cannot write --output "),
         (("--numerics", "fast"), "expected --numerics to be native or exact, got 'fast'."),
         (("--backend", "abacus"), "expected a backend of numpy, "),
-        (("--separator", ";;"), "expected --separator to be one character or tab, got ';;'."),
+        (
+            ("--separator", ";;"),
+            "expected --separator to be one character, tab or space, got ';;'.",
+        ),
     ):
         assert message in refuse(saved, path, *options)

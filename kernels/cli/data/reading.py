@@ -8,7 +8,8 @@ from typing import Any
 
 from ..common import CliError, require
 from .sheet import Sheet, chosen, where
-from .text import PACKED, read_text
+from .source import PACKED
+from .text import read_text
 
 __all__ = ["SUFFIXES", "read_sheet"]
 
@@ -23,6 +24,7 @@ def read_sheet(
     path: Path,
     *,
     separator: str | None = None,
+    encoding: str | None = None,
     drop: Collection[str] = (),
     only: Collection[str] | None = None,
     text: Collection[str] = (),
@@ -35,6 +37,8 @@ def read_sheet(
         The file, of one of `SUFFIXES`; text may be compressed as well.
     separator
         Of the cells of text; if None it is found out.
+    encoding
+        Of text; if None UTF-8.
     drop
         Columns to leave out.
     only
@@ -56,9 +60,12 @@ def read_sheet(
             f"{' or '.join(PACKED)} behind it, got {path.name!r}"
         )
     if kind[0] in _TEXT:
-        sheet = read_text(path, separator=separator, drop=drop, only=only, text=text)
-    elif separator is not None:
-        raise CliError(f"--separator needs a file of text, got {path.name!r}")
+        sheet = read_text(
+            path, separator=separator, encoding=encoding, drop=drop, only=only, text=text
+        )
+    elif separator is not None or encoding is not None:
+        option = "encoding" if separator is None else "separator"
+        raise CliError(f"--{option} needs a file of text, got {path.name!r}")
     else:
         sheet = _read_columns(path, kind[0], drop, only, text)
     _check_finite(sheet)

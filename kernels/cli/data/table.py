@@ -29,6 +29,7 @@ def read_table(
     *,
     drop: Collection[str] = (),
     separator: str | None = None,
+    encoding: str | None = None,
 ) -> Table:
     """Read features and target from a file of columns or from a NumPy .npz file.
 
@@ -46,6 +47,8 @@ def read_table(
         Headers of columns to leave out.
     separator
         Of the cells of text; if None it is found out.
+    encoding
+        Of text; if None UTF-8.
 
     Raises
     ------
@@ -55,7 +58,8 @@ def read_table(
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     if path.suffix.lower() == ".npz":
-        for option, given in (("--drop", drop), ("--separator", separator)):
+        options = {"--drop": drop, "--separator": separator, "--encoding": encoding}
+        for option, given in options.items():
             if given:
                 raise CliError(f"{option} needs a file of columns, got {path.name!r}")
         sheet, y, weight = read_archive(path, target, task, weights)
@@ -63,7 +67,7 @@ def read_table(
         if y.dtype.kind != "f":
             y, classes = _classes_of_array(path, target, y)
     else:
-        sheet = read_sheet(path, separator=separator, drop=drop, text=(target,))
+        sheet = read_sheet(path, separator=separator, encoding=encoding, drop=drop, text=(target,))
         _check_columns(sheet, target, weights)
         sheet, y, classes, notes = _target(sheet, target, task)
         weight = None if weights is None else _weights(sheet, weights)

@@ -14,12 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..common import CliError
 from .sheet import Sheet, chosen
+from .source import PACKED, Source, not_utf8, source_of, without_runs
 
-__all__ = ["NOTHING", "PACKED", "numbers", "read_text"]
-
-PACKED = (".gz", ".zst")
+__all__ = ["NOTHING", "numbers", "read_text"]
 
 _SEPARATORS = (",", ";", "\t", "|")
+
+# Of Orange's files: types in the second line, and in the third what columns are for.
+_ORANGE_TYPES = {"c", "continuous", "d", "discrete", "s", "string", "t", "time"}
+_ORANGE_ROLES = {"", "c", "class", "i", "ignore", "m", "meta", "w", "weight"}
 
 # The lines that tell the separator.
 _HEAD = 200
@@ -39,6 +42,7 @@ class _Form(NamedTuple):
     """How a file is written: how many blank lines lead, and the names in the header."""
 
     path: Path
+    source: Source
     separator: str
     comma: bool
     blank: int
@@ -50,6 +54,7 @@ def read_text(
     path: Path,
     *,
     separator: str | None = None,
+    encoding: str | None = None,
     drop: Collection[str] = (),
     only: Collection[str] | None = None,
     text: Collection[str] = (),
@@ -64,7 +69,9 @@ def read_text(
     path
         The file, maybe compressed.
     separator
-        Of cells; if None the one that makes all lines equally long.
+        Of cells; if None the one that makes all lines equally long. Spaces may be several.
+    encoding
+        One that Python knows; if None UTF-8, or UTF-16 with its mark.
     drop
         Columns to leave out.
     only
@@ -79,7 +86,7 @@ def read_text(
     """
     import polars as pl
 
-    form = _form(path, separator)
+    form = _form(path, separator, encoding)
     wanted = chosen(path, form.names, drop, only)
     parts: dict[str, list[Any]] = {name: [] for name in wanted}
     as_text = set(text)
@@ -173,20 +180,19 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
     return dates if dates.null_count() == cells.null_count() else cells
 
 
-def _form(path: Path, separator: str | None) -> _Form:
+def _form(path: Path, separator: str | None, encoding: str | None) -> _Form:
     with _told(path):
-        with path.open("rb") as file:
-            start = file.read(4)
-        if not start:
-            raise CliError(f"expected a header row in {path}, got an empty file")
-        if start[:2] in (b"PK", b"\xff\xfe", b"\xfe\xff"):
-            raise CliError(f"expected a CSV file in UTF-8, got another format in {path}")
-        head = _scan_lines(path).head(_HEAD).collect()["line"].fill_null("").to_list()
+        source = source_of(path, encoding)
+        head = _scan_lines(source).head(_HEAD).collect()["line"].fill_null("").to_list()
     blank = next((i for i, line in enumerate(head) if line.strip()), 0)
-    head = [line for line in head if line.strip()]
-    if not head:
+    if not any(line.strip() for line in head):
         raise CliError(f"expected a header row in {path}, got blank lines")
+    _check_orange(path, head[blank : blank + 3])
+    head = [line for line in head if line.strip()]
     separator = separator or _separator(head)
+    if separator == " ":
+        with _told(path):
+            source = without_runs(_lines(source))
     header, *rows = _split(head, separator)
     names = [name.strip() for name in header]
     if len(set(names)) < len(names):
@@ -198,6 +204,7 @@ def _form(path: Path, separator: str | None) -> _Form:
     length = sum(len(line) + 1 for line in head) / len(head)
     return _Form(
         path,
+        source,
         separator,
         comma and not any(map(_POINT.fullmatch, cells)),
         blank,
@@ -207,34 +214,59 @@ def _form(path: Path, separator: str | None) -> _Form:
 
 
 def _separator(head: list[str]) -> str:
-    """Choose what makes all lines equally long, or else the header longest."""
+    """Choose what makes all lines equally long, or else the header longest.
+
+    Spaces are in cells as well, and only taken where nothing else separates any.
+    """
 
     def cells(separator: str) -> tuple[int, int]:
         header, *widths = map(len, _split(head, separator))
         return header if {header} >= set(widths) else 1, header
 
-    return max(_SEPARATORS, key=cells)
+    best = max(_SEPARATORS, key=cells)
+    return " " if cells(best)[1] == 1 and cells(" ")[0] > 1 else best
 
 
 def _split(lines: list[str], separator: str) -> list[list[str]]:
     # A line is one cell by a separator that it does not have.
     csv.field_size_limit(2**31 - 1)
+    if separator == " ":
+        lines = [line.strip() for line in lines]
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
 
-def _scan_lines(path: Path) -> Any:
+def _check_orange(path: Path, head: list[str]) -> None:
+    """Raise `CliError` if three lines are the header of a file of Orange's."""
+    _, *rest = _split(head, "\t")
+    if len(rest) < 2 or len(rest[0]) != len(rest[1]):
+        return
+    types, roles = ({cell.strip() for cell in row} for row in rest)
+    if types <= _ORANGE_TYPES and roles <= _ORANGE_ROLES:
+        raise CliError(
+            "expected the names of columns in one line and then the data, got Orange's two more "
+            f"lines, of types and roles, in {path}: take its second and third line out"
+        )
+
+
+def _scan_lines(source: Source) -> Any:
     """Take each line as one cell."""
     import polars as pl
 
     # No text has this control character.
     return pl.scan_csv(
-        path,
+        source,
         separator="\x1f",
         quote_char=None,
         has_header=False,
         schema={"line": pl.String},
         glob=False,
     )
+
+
+def _lines(source: Source) -> Iterator[str]:
+    for batch in _scan_lines(source).collect_batches(maintain_order=True):
+        for line in batch["line"]:
+            yield (line or "") + "\n"
 
 
 def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
@@ -253,7 +285,7 @@ def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
     )
     task = bar.add_task("", total=form.rows, name=form.path.name)
     scanned = pl.scan_csv(
-        form.path,
+        form.source,
         separator=form.separator,
         infer_schema=False,
         skip_lines=form.blank,
@@ -285,7 +317,7 @@ def _told(path: Path, form: _Form | None = None) -> Iterator[None]:
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
     except polars.exceptions.PolarsError as error:
         if "utf-8" in str(error):
-            raise CliError(f"expected a CSV file in UTF-8, got {path}: {error}") from error
+            raise not_utf8(path) from error
         if form is not None:
             _check_widths(form)
         reason = str(error).partition("\n")[0]
@@ -304,13 +336,7 @@ def _check_widths(form: _Form) -> None:
 
 def _rows(form: _Form) -> Iterator[tuple[int, list[str]]]:
     """Read slowly: the number of the line that each row ends on, and its cells."""
-
-    def lines() -> Iterator[str]:
-        for batch in _scan_lines(form.path).collect_batches(maintain_order=True):
-            for line in batch["line"]:
-                yield (line or "") + "\n"
-
-    reader = csv.reader(lines(), delimiter=form.separator, strict=True)
+    reader = csv.reader(_lines(form.source), delimiter=form.separator, strict=True)
     try:
         for row in reader:
             if any(row):

@@ -73,6 +73,9 @@ def predict(
     separator: Annotated[
         str | None, typer.Option(help="Of the cells of FILE; by default it is found out.")
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of a FILE of text, such as cp1252. Default: UTF-8.")
+    ] = None,
 ) -> None:
     """Predict the target of each row of a file with a saved model.
 
@@ -93,7 +96,7 @@ def predict(
     kind = NUMERICS[choose("--numerics", numerics or known.numerics, tuple(NUMERICS))]
     place = find_backend(backend, known.dtype, numerics or known.numerics)
     separator = None if separator is None else parse_separator(separator)
-    rows = rows_of(known, file, separator=separator)
+    rows = rows_of(known, file, separator=separator, encoding=encoding)
     found = _computed(_placed(known, place), rows, place, kind, proba=proba)
     given = answers(known, found, proba=proba)
     _write(output, given)

@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     true: Any
 
 
-def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
+def rows_of(model: Model, path: Path, *, separator: str | None, encoding: str | None) -> Rows:
     """Read the rows of a file or folder; raise `CliError` if they are not what the model takes."""
     preparation = model.preparation
     if preparation is None:
@@ -50,15 +50,16 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
     if path.is_dir():
         raise CliError(f"expected a file of the columns that the model was trained on, got {path}")
     if path.suffix.lower() == ".npz":
-        if separator is not None:
-            raise CliError(f"--separator needs a file of columns, got {path.name!r}")
+        for option, given in (("--separator", separator), ("--encoding", encoding)):
+            if given is not None:
+                raise CliError(f"{option} needs a file of columns, got {path.name!r}")
         sheet, y = read_new(path, preparation.target.name)
         found, width = sheet.frame.width, len(preparation.columns)
         if found != width:
             raise CliError(f"expected samples of {width} features in {path}, got {found}")
         true = None if y is None else _array_of_target(model, path, y, sheet.frame.height)
     else:
-        sheet = _columns(preparation, path, separator)
+        sheet = _columns(preparation, path, separator, encoding)
         true = _column_of_target(preparation, sheet)
 
     def take(start: int, stop: int) -> Any:
@@ -79,7 +80,9 @@ def rows_of(model: Model, path: Path, *, separator: str | None) -> Rows:
     return Rows(n, take, true)
 
 
-def _columns(preparation: Preparation, path: Path, separator: str | None) -> Sheet:
+def _columns(
+    preparation: Preparation, path: Path, separator: str | None, encoding: str | None
+) -> Sheet:
     """Read the columns that the model knows."""
     names = [column.name for column in preparation.columns]
     # What was text stays text, also where it looks like numbers.
@@ -88,6 +91,7 @@ def _columns(preparation: Preparation, path: Path, separator: str | None) -> She
     return read_sheet(
         path,
         separator=separator,
+        encoding=encoding,
         only=[*names, target.name],
         text=[*text, target.name] if target.classes else text,
     )

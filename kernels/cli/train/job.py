@@ -14,12 +14,12 @@ from ...layer import Layer
 from ...minibatches import steps_of
 from ...optimizers import AdamState, SGDState
 from ...reference.problems import Problem, digits, tutorial
-from ..common import CliError, as_cli_error
+from ..common import CliError, as_cli_error, warn
 from ..data.arrays import FOLDER
 from ..data.preparation import Preparation, Target
-from ..data.sheet import Table
+from ..data.sheet import Table, listed
 from .method import ADAM_RATE
-from .model import read_model
+from .model import Model, check_resumed, read_model
 from .plan import Plan
 from .problem import Prepared, make_problem
 from .settings import Settings
@@ -61,11 +61,16 @@ class Job(NamedTuple):
 def job_on(team: Workers, plan: Plan) -> Job:
     """Bring a plan to a team's backend."""
     resume, before, settings = plan.options.resume, plan.before, plan.settings
-    initial = _initial(plan, team.backend)
+    model = _model(plan)
+    initial = _initial(plan, model, team.backend)
     if initial is not None and settings.hidden is None:
         settings = settings._replace(hidden=sizes_of(initial)[1:-1])
     with as_cli_error(ValueError, MemoryError):
         problem, preparation, lines = _problem(settings, plan.table, team.backend, plan.rows)
+    if model is not None and resume is not None:
+        scaled = check_resumed(resume, model, name_of(problem.loss), preparation)
+        if scaled and team.first:
+            warn(f"Scaled otherwise than for the network in {resume}: {listed(scaled)}.")
     if initial is not None:
         if sizes_of(initial) != sizes_of(problem.layers):
             raise CliError(
@@ -107,24 +112,27 @@ def sizes_of(layers: Sequence[Layer]) -> tuple[int, ...]:
     return (layers[0].weight.shape[0], *(weight.shape[1] for weight, _ in layers))
 
 
-def _initial(plan: Plan, place: Backend) -> tuple[Layer, ...] | None:
-    """Read the network to go on from, if any."""
-    dtype = plan.settings.dtype
-    if plan.before is not None:
-        return _placed(plan.before.layers, place, dtype)
-    if plan.options.resume is not None:
-        path, activation = plan.options.resume, plan.settings.activation
-        model = read_model(path)
-        if model.dtype != dtype:
-            raise CliError(
-                f"expected a network of {dtype}, as --dtype, got {model.dtype} in {path}"
-            )
-        if model.activation != activation:
-            raise CliError(
-                f"expected --activation {model.activation}, as in {path}, got {activation}"
-            )
-        return _placed(model.layers, place, dtype)
-    return None
+def _model(plan: Plan) -> Model | None:
+    """Read the model to go on from, if there is one and no checkpoint."""
+    path, settings = plan.options.resume, plan.settings
+    if path is None or plan.before is not None:
+        return None
+    model = read_model(path)
+    if model.dtype != settings.dtype:
+        raise CliError(
+            f"expected a network of {settings.dtype}, as --dtype, got {model.dtype} in {path}"
+        )
+    if model.activation != settings.activation:
+        raise CliError(
+            f"expected --activation {model.activation}, as in {path}, got {settings.activation}"
+        )
+    return model
+
+
+def _initial(plan: Plan, model: Model | None, place: Backend) -> tuple[Layer, ...] | None:
+    """Bring the network to go on from, if any, to a backend."""
+    source = model or plan.before
+    return None if source is None else _placed(source.layers, place, plan.settings.dtype)
 
 
 def _state(plan: Plan, place: Backend) -> SGDState | AdamState | None:

@@ -16,10 +16,11 @@ from ...digest import digest
 from ...layer import Layer
 from ...storage import layers_of, read_tensors, tensors_of, write_tensors
 from ..common import NUMERICS, CliError
-from ..data.preparation import Preparation, from_json, to_json, width
+from ..data.preparation import Column, Preparation, Target, from_json, to_json, width
+from ..data.sheet import listed
 from .targets import LOSSES
 
-__all__ = ["Model", "read_model", "save_model"]
+__all__ = ["Model", "check_resumed", "read_model", "save_model"]
 
 # Of the texts. Another number is of a program that this one cannot know.
 _VERSION = "1"
@@ -132,3 +133,59 @@ def _described(path: Path, model: Model, texts: dict[str, str]) -> Model:
                 f"{width(preparation)} in {path}"
             )
     return model._replace(loss=texts["loss"], numerics=texts["numerics"], preparation=preparation)
+
+
+def check_resumed(path: Path, model: Model, loss: str, now: Preparation | None) -> list[str]:
+    """See that data are prepared to the inputs and outputs of the model that training goes on from.
+
+    Returns
+    -------
+    list of str
+        The columns that are scaled otherwise, since other rows are trained on.
+
+    Raises
+    ------
+    CliError
+        If inputs, outputs or loss are others.
+    """
+
+    def refuse(expected: str, got: str) -> None:
+        raise CliError(f"expected {expected}, as the network in {path} has, got {got}")
+
+    if model.loss not in (None, loss):
+        refuse(f"the loss {model.loss}", loss)
+    before = model.preparation
+    if before is None:
+        return []
+    if now is None:
+        refuse("a file of columns", "data that are taken as they are")
+        return []
+    names, others = ([column.name for column in each.columns] for each in (before, now))
+    for name in names:
+        if name not in others:
+            why = dict(now.dropped).get(name)
+            refuse(f"a column {name!r}", "none" if why is None else f"one that is dropped: {why}")
+    for name in others:
+        if name not in names:
+            refuse(f"no column {name!r}", "one")
+    if names != others:
+        refuse(f"columns in the order {listed(names)}", listed(others))
+    for old, new in zip(before.columns, now.columns, strict=True):
+        if _inputs(old) != _inputs(new):
+            refuse(f"{old.name!r} to be {_inputs(old)}", _inputs(new))
+    if _outputs(before.target) != _outputs(now.target):
+        refuse(f"the target {_outputs(before.target)}", _outputs(now.target))
+    pairs = zip(before.columns, now.columns, strict=True)
+    scaled = [old.name for old, new in pairs if old != new]
+    return [*scaled, *([now.target.name] if before.target != now.target else [])]
+
+
+def _inputs(column: Column) -> str:
+    """Say what inputs a column makes."""
+    if column.kind != "category":
+        return f"a {column.kind}"
+    return f"the categories {listed(list(column.categories))}"
+
+
+def _outputs(target: Target) -> str:
+    return f"{target.name!r}" + (f" of {listed(list(target.classes))}" if target.classes else "")

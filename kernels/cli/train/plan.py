@@ -120,7 +120,7 @@ def _check_outputs(options: Options, source: Path | None) -> None:
 def _read_data(settings: Settings) -> Table | None:
     problem, target, weights = settings.problem, settings.target, settings.weights
     if settings.data is None:
-        for name in ("target", "weights", "task", "loss", "drop", "separator"):
+        for name in ("target", "weights", "task", "loss", "drop", "separator", "encoding"):
             option, value = f"--{name}", getattr(settings, name)
             if value:
                 raise CliError(f"{option} needs --data FILE")
@@ -138,7 +138,7 @@ def _read_data(settings: Settings) -> Table | None:
             raise CliError(
                 f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
             )
-        for name in ("weights", "drop", "separator"):
+        for name in ("weights", "drop", "separator", "encoding"):
             if getattr(settings, name):
                 raise CliError(f"--{name} needs --data FILE, got the folder {data}")
         return read_folder(data, task, settings.dtype)
@@ -149,4 +149,12 @@ def _read_data(settings: Settings) -> Table | None:
     for option, column in (("--target", target), ("--weights", weights)):
         if column in settings.drop:
             raise CliError(f"expected --drop other than {option}, got {column!r} as both")
-    return read_table(data, target, task, weights, drop=settings.drop, separator=settings.separator)
+    return read_table(
+        data,
+        target,
+        task,
+        weights,
+        drop=settings.drop,
+        separator=settings.separator,
+        encoding=settings.encoding,
+    )

@@ -35,6 +35,7 @@ class Settings(NamedTuple):
     weights: str | None = None
     drop: tuple[str, ...] = ()
     separator: str | None = None
+    encoding: str | None = None
     task: str | None = None
     loss: str | None = None
     hidden: tuple[int, ...] | None = None
@@ -110,7 +111,13 @@ class Options(NamedTuple):
     ] = None
     separator: Annotated[
         str | None,
-        _option("Data", "Of the cells of a file of text, such as ';' or tab. Default: found out."),
+        _option(
+            "Data", "Of the cells of a file of text: ';', tab, space or other. Default: found out."
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        _option("Data", "Of a file of text, such as cp1252 or latin-1. Default: UTF-8."),
     ] = None
     task: Annotated[
         str | None,
@@ -408,8 +415,8 @@ def _parse_hidden(hidden: str) -> tuple[int, ...]:
 
 
 def parse_separator(separator: str) -> str:
-    """Take a tab also as it is typed."""
-    found = "\t" if separator in ("tab", r"\t") else separator
+    """Take a tab and a space also by their names."""
+    found = {"tab": "\t", r"\t": "\t", "space": " "}.get(separator, separator)
     if len(found.encode()) != 1 or found in '"\r\n':
-        raise CliError(f"expected --separator to be one character or tab, got {separator!r}")
+        raise CliError(f"expected --separator to be one character, tab or space, got {separator!r}")
     return found

@@ -1,0 +1,92 @@
+"""What a file of text holds, as UTF-8 whatever it was written in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..common import CliError
+
+__all__ = ["PACKED", "Source", "not_utf8", "source_of", "without_runs"]
+
+PACKED = (".gz", ".zst")
+
+# A file, or its content in UTF-8.
+Source = Path | bytes
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+# Characters that are converted together.
+_PART = 2**20
+
+
+def source_of(path: Path, encoding: str | None) -> Source:
+    """Give the file, or its content if it is not in UTF-8, which its first bytes or `encoding` say.
+
+    Raises
+    ------
+    CliError
+        If it is empty or no text, or not in that encoding, or if Python does not know that.
+    OSError
+        If it cannot be read.
+    """
+    packed = path.suffix.lower() in PACKED
+    if encoding is not None and packed:
+        raise CliError(f"--encoding needs a file that is not compressed, got {path.name!r}")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise CliError(f"expected a header row in {path}, got an empty file")
+    if start[:2] == b"PK":
+        raise CliError(f"expected a file of text, got another format in {path}")
+    if encoding is None:
+        encoding = "utf-16" if start[:2] in _UTF16 else None
+    return path if encoding is None else _converted(path, encoding)
+
+
+def _converted(path: Path, encoding: str) -> bytes:
+    content = io.BytesIO()
+    try:
+        with path.open(encoding=encoding, newline="") as file:
+            while part := file.read(_PART):
+                content.write(part.encode())
+    except LookupError as error:
+        raise CliError(
+            f"expected --encoding to be one that Python knows, such as cp1252, got {encoding!r}"
+        ) from error
+    except UnicodeError as error:
+        raise CliError(f"expected text in {encoding}, got {path}: {error}") from error
+    return content.getvalue()
+
+
+def not_utf8(path: Path) -> CliError:
+    """Say where a file of text is not in UTF-8, and what to do."""
+    place = f"in {path}"
+    if path.suffix.lower() not in PACKED:
+        with path.open("rb") as file:
+            place = (
+                f"in line {next(i for i, line in enumerate(file, 1) if _is_other(line))} of {path}"
+            )
+    return CliError(
+        f"expected text in UTF-8, got another encoding {place}: name it with --encoding, such as "
+        "cp1252 of Windows in western Europe"
+    )
+
+
+def _is_other(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def without_runs(lines: Iterable[str]) -> bytes:
+    """Put one space between cells where there are runs of them, and none at the ends of a line."""
+    content = io.StringIO()
+    stripped = (line.strip() + "\n" for line in lines)
+    cells = csv.reader(stripped, delimiter=" ", skipinitialspace=True)
+    csv.writer(content, delimiter=" ", lineterminator="\n").writerows(cells)
+    return content.getvalue().encode()
