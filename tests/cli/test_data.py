@@ -123,6 +123,8 @@ def test_runs_of_spaces_separate_where_nothing_else_does(tmp_path):
     assert sheet.frame.columns == ["size", "'n'", "the  kind"]
     assert sheet.frame.rows() == [(1.5, 2, "a  b"), (10, 30, "x")]
     assert sheet.place(1, "size").startswith("row 2 (line 5), column 'size'")
+    rows = sheet_of(tmp_path, 'a\tb\tc d\n1 2 3\t"x y"\n4 5  6\tz\n').frame.rows()
+    assert rows == [(1, 2, 3, "x y"), (4, 5, 6, "z")]
     # A cell may have spaces in it.
     assert sheet_of(tmp_path, "a b,c\n1 2,3\n").frame.columns == ["a b", "c"]
     assert sheet_of(tmp_path, "a b\nx\ny\n").frame.columns == ["a b"]
@@ -140,6 +142,13 @@ def test_an_encoding_that_is_named(encoding, tmp_path):
     assert frame.rows() == [(1, town)]
     if encoding == "utf-16":
         assert sheet_of(tmp_path, content).frame.equals(frame)
+
+
+@pytest.mark.parametrize("encoding", [None, "cp1252"])
+def test_lines_of_an_old_mac(encoding, tmp_path):
+    content = "a,town\r1,K\xf6ln\r2,Bonn\r\n".encode(encoding or "utf-8")
+    frame = sheet_of(tmp_path, content, encoding=encoding).frame
+    assert frame.rows() == [(1, "K\xf6ln"), (2, "Bonn")]
 
 
 def test_encodings_that_are_refused(tmp_path):
@@ -239,6 +248,7 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
             "a,b\n1,2\n3,\xe9".encode("latin-1"),
             "text in UTF-8, got another encoding in line 3 of .*d.csv: name it with --encoding",
         ),
+        ("d.csv", b"a,b\r1,\xe9\r", "text in UTF-8, got another encoding in line 1 of .*d.csv"),
         (
             "d.csv.gz",
             gzip.compress("a,b\n1,\xe9\n".encode("cp1252"), mtime=0),
@@ -246,9 +256,10 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
         ),
         (
             "d.tab",
-            "a\tb\tc\nd\tcontinuous\ts\nclass\t\tmeta\nx\t1\ty\n",
+            "a\tb\tc\td\nd\tcontinuous\tyes no\t\nclass\t\tmeta\nx\t1\ty\t2\n",
             "the names of columns in one line .* got Orange's two more lines, of types and roles",
         ),
+        ("d.csv", "a,b\n1,2\r3\n", "a CSV file, got .*d.csv: new-line character seen"),
         ("d.csv", 'a,b\n1,"2"3\n', "a CSV file, got .*d.csv, in line 2 of which"),
         ("d.parquet", b"PAR1", "a file as .parquet is, got .*d.parquet: "),
         ("d.feather", b"FEA1", "a file as .feather is, got .*d.feather: "),

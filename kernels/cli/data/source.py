@@ -18,12 +18,17 @@ Source = Path | bytes
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
+# Bytes that tell how lines end.
+_START = 2**16
+
 # Characters that are converted together.
 _PART = 2**20
 
 
 def source_of(path: Path, encoding: str | None) -> Source:
     """Give the file, or its content if it is not in UTF-8, which its first bytes or `encoding` say.
+
+    So it is of lines that end with carriage returns alone, as on old Macs.
 
     Raises
     ------
@@ -36,20 +41,23 @@ def source_of(path: Path, encoding: str | None) -> Source:
     if encoding is not None and packed:
         raise CliError(f"--encoding needs a file that is not compressed, got {path.name!r}")
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(_START)
     if not start:
         raise CliError(f"expected a header row in {path}, got an empty file")
     if start[:2] == b"PK":
         raise CliError(f"expected a file of text, got another format in {path}")
-    if encoding is None:
-        encoding = "utf-16" if start[:2] in _UTF16 else None
-    return path if encoding is None else _converted(path, encoding)
+    old = not packed and b"\r" in start.partition(b"\n")[0].rstrip(b"\r")
+    if encoding is None and start[:2] in _UTF16:
+        encoding = "utf-16"
+    if encoding is None and not old:
+        return path
+    return _converted(path, encoding, newline=None if old else "")
 
 
-def _converted(path: Path, encoding: str) -> bytes:
+def _converted(path: Path, encoding: str | None, newline: str | None) -> bytes:
     content = io.BytesIO()
     try:
-        with path.open(encoding=encoding, newline="") as file:
+        with path.open(encoding=encoding or "utf-8", newline=newline) as file:
             while part := file.read(_PART):
                 content.write(part.encode())
     except LookupError as error:
@@ -57,6 +65,8 @@ def _converted(path: Path, encoding: str) -> bytes:
             f"expected --encoding to be one that Python knows, such as cp1252, got {encoding!r}"
         ) from error
     except UnicodeError as error:
+        if encoding is None:
+            raise not_utf8(path) from error
         raise CliError(f"expected text in {encoding}, got {path}: {error}") from error
     return content.getvalue()
 
@@ -84,9 +94,9 @@ def _is_other(line: bytes) -> bool:
 
 
 def without_runs(lines: Iterable[str]) -> bytes:
-    """Put one space between cells where there are runs of them, and none at the ends of a line."""
+    """Put one space between cells where there are many, or tabs, and none at the ends of a line."""
     content = io.StringIO()
-    stripped = (line.strip() + "\n" for line in lines)
+    stripped = (line.replace("\t", " ").strip() + "\n" for line in lines)
     cells = csv.reader(stripped, delimiter=" ", skipinitialspace=True)
     csv.writer(content, delimiter=" ", lineterminator="\n").writerows(cells)
     return content.getvalue().encode()

@@ -184,16 +184,15 @@ def _form(path: Path, separator: str | None, encoding: str | None) -> _Form:
     with _told(path):
         source = source_of(path, encoding)
         head = _scan_lines(source).head(_HEAD).collect()["line"].fill_null("").to_list()
-    blank = next((i for i, line in enumerate(head) if line.strip()), 0)
-    if not any(line.strip() for line in head):
-        raise CliError(f"expected a header row in {path}, got blank lines")
-    _check_orange(path, head[blank : blank + 3])
-    head = [line for line in head if line.strip()]
-    separator = separator or _separator(head)
-    if separator == " ":
-        with _told(path):
+        blank = next((i for i, line in enumerate(head) if line.strip()), 0)
+        if not any(line.strip() for line in head):
+            raise CliError(f"expected a header row in {path}, got blank lines")
+        _check_orange(path, head[blank : blank + 3])
+        head = [line for line in head if line.strip()]
+        separator = separator or _separator(head)
+        header, *rows = _split(head, separator)
+        if separator == " ":
             source = without_runs(_lines(source))
-    header, *rows = _split(head, separator)
     names = [name.strip() for name in header]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -216,7 +215,7 @@ def _form(path: Path, separator: str | None, encoding: str | None) -> _Form:
 def _separator(head: list[str]) -> str:
     """Choose what makes all lines equally long, or else the header longest.
 
-    Spaces are in cells as well, and only taken where nothing else separates any.
+    Spaces are in cells as well, and only taken where nothing else makes lines equally long.
     """
 
     def cells(separator: str) -> tuple[int, int]:
@@ -224,24 +223,28 @@ def _separator(head: list[str]) -> str:
         return header if {header} >= set(widths) else 1, header
 
     best = max(_SEPARATORS, key=cells)
-    return " " if cells(best)[1] == 1 and cells(" ")[0] > 1 else best
+    equal, header = cells(best)
+    return " " if equal == 1 and cells(" ")[0] > header else best
 
 
 def _split(lines: list[str], separator: str) -> list[list[str]]:
     # A line is one cell by a separator that it does not have.
     csv.field_size_limit(2**31 - 1)
     if separator == " ":
-        lines = [line.strip() for line in lines]
+        lines = [line.replace("\t", " ").strip() for line in lines]
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
 
 def _check_orange(path: Path, head: list[str]) -> None:
     """Raise `CliError` if three lines are the header of a file of Orange's."""
     _, *rest = _split(head, "\t")
-    if len(rest) < 2 or len(rest[0]) != len(rest[1]):
+    if len(rest) < 2 or len(rest[0]) < 2:
         return
     types, roles = ({cell.strip() for cell in row} for row in rest)
-    if types <= _ORANGE_TYPES and roles <= _ORANGE_ROLES:
+    # Or the values of a discrete column, with spaces between them, or nothing.
+    others = types - _ORANGE_TYPES - {""}
+    known = types & _ORANGE_TYPES and all(" " in cell for cell in others)
+    if known and roles <= _ORANGE_ROLES:
         raise CliError(
             "expected the names of columns in one line and then the data, got Orange's two more "
             f"lines, of types and roles, in {path}: take its second and third line out"
@@ -315,6 +318,8 @@ def _told(path: Path, form: _Form | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise CliError(f"expected a CSV file, got {path}: {error}") from error
     except polars.exceptions.PolarsError as error:
         if "utf-8" in str(error):
             raise not_utf8(path) from error
