@@ -69,6 +69,16 @@ def test_options_are_arguments_of_fit(train):
     assert report["method"] == expected
 
 
+def test_scores_are_computed_in_parts(train, monkeypatch):
+    """Of few samples each, with the same bits."""
+    options = ("--hidden", 7, "--numerics", "exact", "--steps", 1, "--batch-size", 5)
+    whole = train(*options, folder="whole")
+    monkeypatch.setattr("kernels.cli.train.running.MOST_ELEMENTS", 2000)
+    parts = train(*options, folder="parts")
+    for name in ("final_loss", "held_out", "digest"):
+        assert parts[name] == whole[name]
+
+
 def test_every_option_of_an_optimizer():
     """A schedule that falls to the last step begins to fall where a warm-up ends."""
     plain = command_method.Settings(learning_rate=0.5)

@@ -176,7 +176,7 @@ def test_one_file_on_every_library(backend, trained, tmp_path, run, target, opti
 def test_one_file_in_any_batches(run, trained, monkeypatch):
     saved, path = trained("price")
     whole, _ = run("predict", saved, path)
-    monkeypatch.setattr(command, "_MOST_ELEMENTS", 30)
+    monkeypatch.setattr(command, "MOST_ELEMENTS", 30)
     assert run("predict", saved, path)[0] == whole
 
 
@@ -284,7 +284,7 @@ def test_a_folder(run, tmp_path, y):
 
 
 def test_refuses_rows_that_do_not_fit(trained, refuse, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_MOST_ELEMENTS", 1)
+    monkeypatch.setattr(command, "MOST_ELEMENTS", 1)
     saved, path = trained("kind")
     frame().drop("b").write_csv(path)
     assert f" in {path}, got none of the name 'b'." in refuse(saved, path)

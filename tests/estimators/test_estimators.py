@@ -72,6 +72,15 @@ def test_one_digest_on_every_library(problem, library):
     np.testing.assert_array_equal(lent.predict(X), expected.predict(X))
 
 
+def test_probabilities_of_two_classes():
+    """That of the second is the output, and the class that is predicted has the larger."""
+    model = small().fit(X, LABELS > 0)
+    found = model.predict_proba(X)
+    np.testing.assert_array_equal(model.classes_[found.argmax(axis=1)], model.predict(X))
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-15)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), found, rtol=1e-12)
+
+
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
 def test_compiled_bits_are_the_same(solver):
     estimator = small(solver=solver, max_iter=2, batch_size=20)
@@ -227,6 +236,9 @@ def test_the_gradient_is_that_of_the_loss():
     steps = np.eye(vector.shape[0]) * 1e-5
     numeric = [(loss(vector + s)[0] - loss(vector - s)[0]) / 2e-5 for s in steps]
     np.testing.assert_allclose(loss(vector)[1], numeric, atol=1e-9)
+    plain, _ = value_and_gradient(vector, X, np.eye(3)[LABELS], (X, X.T), **settings | {"l2": 0.0})
+    squares = sum(np.sum(layer.weight**2) for layer in layers)
+    np.testing.assert_allclose(loss(vector)[0] - plain, 0.05 * squares, rtol=1e-12)
 
 
 def test_rates_adapt_until_they_are_too_small(capsys):

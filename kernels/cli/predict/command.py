@@ -27,6 +27,7 @@ from ..common import (
 )
 from ..scores import score, shown_scores
 from ..train.model import Model, read_model
+from ..train.running import MOST_ELEMENTS
 from ..train.settings import parse_separator
 from ..train.targets import LOSSES, task_of
 from .answers import Answers, answer_of, answers
@@ -35,9 +36,6 @@ from .rows import Rows, rows_of
 __all__ = ["predict"]
 
 _SUFFIXES = (".csv", ".parquet")
-
-# Elements of the widest layer that are computed together.
-_MOST_ELEMENTS = 2**22
 
 
 def predict(
@@ -130,7 +128,7 @@ def _computed(model: Model, rows: Rows, place: Backend, numerics: Numerics, *, p
     import numpy as np
 
     widest = max(max(layer.weight.shape) for layer in model.layers)
-    size = max(1, _MOST_ELEMENTS // widest)
+    size = max(1, MOST_ELEMENTS // widest)
     terminal = Console(stderr=True)
     starts = track(
         range(0, rows.n, size),

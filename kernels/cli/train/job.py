@@ -158,9 +158,13 @@ def _problem(
     preparation: Preparation | None = None
     lines: tuple[str, ...] = ()
     if table is not None:
+        import numpy as np
+
         problem, preparation, lines = make_problem(
             table,
             asarray=place.asarray,
+            # A second copy of the features would be most of the memory that training takes.
+            adopt=np.asarray if place.name == "numpy" else place.asarray,
             dtype=settings.dtype,
             hidden=hidden,
             batch_size=settings.batch_size,

@@ -49,6 +49,7 @@ def make_problem(
     table: Table,
     *,
     asarray: Callable[..., Array],
+    adopt: Callable[..., Array] | None = None,
     dtype: str,
     hidden: tuple[int, ...] = (100,),
     batch_size: int | None = None,
@@ -68,6 +69,8 @@ def make_problem(
         The data.
     asarray
         (host, dtype) -> array: a backend's.
+    adopt
+        The same, which may go on with the memory that it is given; if None that.
     dtype
         "float32" or "float64".
     hidden
@@ -94,7 +97,7 @@ def make_problem(
         sheet, train, target, dropped=table.dropped, whole=sheet.path.suffix.lower() == ".npz"
     )
     x, held_out = (
-        asarray(features(preparation, sheet, dtype, rows=rows, strict=False), dtype)
+        (adopt or asarray)(features(preparation, sheet, dtype, rows=rows, strict=False), dtype)
         for rows in (train, test)
     )
     y_dtype = "int32" if table.classes else dtype

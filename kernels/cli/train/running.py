@@ -32,6 +32,7 @@ from .method import method_of
 from .settings import Settings
 
 __all__ = [
+    "MOST_ELEMENTS",
     "Scores",
     "Trained",
     "check_finite",
@@ -41,6 +42,9 @@ __all__ = [
     "note_ctrl_c",
     "on_host",
 ]
+
+# Of the widest layer that are computed together, where a network only predicts.
+MOST_ELEMENTS = 2**22
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 
@@ -273,8 +277,17 @@ def measure(
     """Compute the loss over all training samples and the scores on those held out."""
     import numpy as np
 
+    widest = max(layer.weight.shape[1] for layer in layers)
+    size = max(1, MOST_ELEMENTS // widest)
+
     def predict(x: Array) -> Array:
-        return forward(layers, x, activation=activation, numerics=numerics)[-1]
+        # In parts, since all layers of all samples may be larger than what was read.
+        starts = range(0, max(x.shape[0], 1), size)
+        parts = [x] if len(starts) == 1 else [x[start : start + size, ...] for start in starts]
+        found = [
+            forward(layers, part, activation=activation, numerics=numerics)[-1] for part in parts
+        ]
+        return found[0] if len(found) == 1 else array_namespace(x).concat(found)
 
     with np.errstate(over="ignore", invalid="ignore"):
         given = {"sample_weight": problem.sample_weight, "numerics": numerics}
