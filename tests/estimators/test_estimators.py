@@ -389,11 +389,13 @@ def test_scores_are_scikit_learns():
     assert (r2(flat, flat), r2(flat, 2.0 * flat)) == (1.0, 0.0)
 
 
-def test_the_program_of_the_page(tmp_path, thorough):
+@pytest.mark.parametrize("page", ["index", "estimators"])
+def test_the_program_of_the_page(tmp_path, thorough, page):
     """One digest on NumPy and torch, and after all steps it is the one that the page shows."""
-    page = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert "max_iter=500" in program
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    thorough = thorough or page == "index"
+    assert thorough or "max_iter=500" in program
     path = tmp_path / "program.py"
     path.write_text(program if thorough else program.replace("max_iter=500", "max_iter=20"))
     allowed = () if thorough else ("-W", "ignore:lbfgs failed to converge after 20 iteration")
