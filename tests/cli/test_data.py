@@ -497,6 +497,15 @@ def test_many_whole_numbers_may_be_meant_as_such(tmp_path):
     got = table.read_table(path, "y", None)
     assert len(got.classes) == 25
     assert got.notes == ("25 classes: for numbers to be predicted as such, give --task regression",)
+    path = write(tmp_path / "d.csv", "a,y\n" + "".join(f"{i},{i % 1001}\n" for i in range(3000)))
+    refused(
+        "^expected --task .* whole numbers, got 1,001 different ones",
+        table.read_table,
+        path,
+        "y",
+        None,
+    )
+    assert len(table.read_table(path, "y", "classification").classes) == 1001
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ _MIN_ROWS = 5
 # More whole numbers than these may be meant as numbers.
 _MANY_CLASSES = 20
 
+# And more than these surely are, if nothing is said of them.
+_MOST_CLASSES = 1000
+
 
 def read_table(
     path: Path,
@@ -125,6 +128,11 @@ def _target(
     if not labels:
         return sheet, cells.to_numpy().reshape(-1, 1), (), notes
     _check_classes(sheet.path, target, len(labels), len(cells))
+    if task is None and len(labels) > _MOST_CLASSES and len(whole) == len(known):
+        raise CliError(
+            f"expected --task regression, or classification, for a target of whole numbers, got "
+            f"{counted(len(labels), 'different one')} in {target!r} of {sheet.path}"
+        )
     if len(labels) > _MANY_CLASSES and len(whole) == len(known):
         notes = (
             *notes,

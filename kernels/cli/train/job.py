@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from backends import Backend
 from backends.workers import Workers
 
+from ..._typing import Array
 from ...layer import Layer
 from ...minibatches import steps_of
 from ...optimizers import AdamState, SGDState
@@ -158,13 +159,10 @@ def _problem(
     preparation: Preparation | None = None
     lines: tuple[str, ...] = ()
     if table is not None:
-        import numpy as np
-
         problem, preparation, lines = make_problem(
             table,
             asarray=place.asarray,
-            # A second copy of the features would be most of the memory that training takes.
-            adopt=np.asarray if place.name == "numpy" else place.asarray,
+            adopt=_adopt(place),
             dtype=settings.dtype,
             hidden=hidden,
             batch_size=settings.batch_size,
@@ -189,6 +187,17 @@ def _problem(
     if settings.steps is not None or settings.epochs is not None:
         problem = problem._replace(steps=settings.steps, epochs=settings.epochs)
     return Prepared(problem, preparation, lines)
+
+
+def _adopt(place: Backend) -> Callable[..., Array]:
+    """Bring what nobody else has to a backend, in place if its library can.
+
+    A second copy of the features would be most of the memory that training takes.
+    """
+    if place.name not in ("numpy", "torch:cpu"):
+        return place.asarray
+    xp: Any = place.xp
+    return lambda host, _: cast(Array, xp.asarray(host))
 
 
 def _settled(settings: Settings, table: Table | None, problem: Problem, total: int) -> Settings:
