@@ -8,6 +8,7 @@ import re
 import pytest
 
 import backends
+from kernels.reference.training import PROBLEMS
 
 for module in ("typer", "rich", "matplotlib", "threadpoolctl", "cpuinfo", "psutil"):
     pytest.importorskip(module, reason="benchmarks need array-api-kernels[bench]")
@@ -75,7 +76,7 @@ def test_record(run, tmp_path):
     assert (suite["backend"], suite["version"]) == ("numpy", backends.get("numpy").version)
     assert (suite["passed"], suite["failed"], suite["skipped"]) == (2, 0, 1)
     exact = [row for row in found["verify"] if row["numerics"] == "exact"]
-    assert len(exact) == 4
+    assert len(exact) == 2 * len(PROBLEMS)
     assert {row["result"] for row in exact} == {"same"}
     assert [contest["dtype"] for contest in found["bench"]] == ["float32", "float64"]
     for contest in found["bench"]:
