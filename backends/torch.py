@@ -6,7 +6,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernels import Array
 
@@ -83,13 +83,48 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
         options["guard_filter_fn"] = _guards_kept
 
     def call(*arguments: Any, **named: Any) -> Any:
-        return function(*arguments, **named)
+        return function(*_without_axes(arguments), **named)
 
     # Dynamo counts recompilations by code object, and after 8 of them runs it uncompiled: a
     # function made in a loop, such as that of `fit`, needs a code object for each turn.
     own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
-    compiled: Callable[..., Any] = torch.compile(own, dynamic=False, options=options)
-    return compiled
+    compiled = torch.compile(own, dynamic=False, options=options)
+
+    def call_compiled(*arguments: Any, **named: Any) -> Any:
+        return compiled(*_with_axes(arguments), **named)
+
+    return call_compiled
+
+
+class _Number(NamedTuple):
+    """A number as an array of one axis.
+
+    Of such an array of no axes torch also makes a symbol, finds that nothing uses it, and traces
+    the whole function again without: a quarter of the work that is not the C++ compiler's.
+    """
+
+    array: Any
+
+
+def _with_axes(a: Any) -> Any:
+    """Replace 0-d arrays of float64 in the memory of the host, in tuples of tuples."""
+    if isinstance(a, tuple):
+        return _filled(a, [_with_axes(part) for part in a])
+    is_number = getattr(a, "is_cpu", False) and a.ndim == 0 and str(a.dtype) == "torch.float64"
+    return _Number(a.reshape(1)) if is_number else a
+
+
+def _without_axes(a: Any) -> Any:
+    """Put back what `_with_axes` replaced."""
+    if isinstance(a, _Number):
+        return a.array.reshape(())
+    if isinstance(a, tuple):
+        return _filled(a, [_without_axes(part) for part in a])
+    return a
+
+
+def _filled(like: tuple[Any, ...], parts: Sequence[Any]) -> tuple[Any, ...]:
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
 def _guards_kept(guards: Sequence[Any]) -> list[bool]:

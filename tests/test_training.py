@@ -336,6 +336,29 @@ def counted(backend):
     return loss, compilations
 
 
+@pytest.mark.library("torch")
+def test_numbers_of_a_step_are_traced_once(backend, asarray):
+    """Torch traces again what is given a 0-d array of float64."""
+    import torch
+
+    traced = []
+
+    @torch.compiler.assume_constant_result
+    def called():
+        traced.append(None)
+        return 1.0
+
+    def step(layers, numbers):
+        return kernels.NATIVE.multiply(layers[0].weight, numbers[0]) + called(), numbers[1]
+
+    layers = (kernels.Layer(asarray(np.ones((3, 2)), "float32")),)
+    numbers = asarray(2.0, "float64"), asarray([4.0], "float64")
+    found, other = backend.compile(step)(layers, numbers)
+    np.testing.assert_array_equal(fetch(found), np.full((3, 2), 3.0, "float32"), strict=True)
+    np.testing.assert_array_equal(fetch(other), np.asarray([4.0]), strict=True)
+    assert len(traced) == 1
+
+
 @float32
 @pytest.mark.library("jax", "torch")
 @pytest.mark.parametrize("batch_size", [None, 3])
