@@ -28,6 +28,20 @@ MEMORY_LIMIT = 250_000_000
 NO_NANNY = "--no-nanny"
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = reference.committed()["tutorial"]["float32"][10]
+COMMAND = ("-m", "kernels")
+# The command where it waits for what does not come: for less long.
+IMPATIENT = (
+    "-c",
+    """
+import sys
+from backends.workers import _dask_steps, dask
+from kernels.__main__ import main
+
+_dask_steps._SECONDS_BETWEEN_LOOKS = 2.0
+dask._SECONDS_TO_CONNECT = 3
+sys.exit(main())
+""",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +54,7 @@ def installed():
 def start(*arguments):
     """A process, and all that it starts, which do not outlive this."""
     with subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,8 +68,8 @@ def start(*arguments):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(*arguments, status=0, timeout=900):
-    with start("kernels", "train", *arguments) as process:
+def run(*arguments, command=COMMAND, status=0, timeout=900):
+    with start(*command, "train", *arguments) as process:
         out, err = process.communicate(timeout=timeout)
     assert process.returncode == status, out + err
     return out, err
@@ -82,7 +96,7 @@ def scheduler(backend, tmp_path, worker_options):
     worker = ("--nthreads", 1, "--local-directory", tmp_path, *worker_options)
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(start("dask", *arguments, *common))
+            stack.enter_context(start("-m", "dask", *arguments, *common))
             for arguments in (
                 ("scheduler", "--host", "127.0.0.1", "--port", 0),
                 ("worker", *worker),
@@ -246,7 +260,7 @@ def test_too_little_memory(scheduler, tmp_path, labels):
     write(tmp_path / "data", 100, 20)
     problem = ("--data", tmp_path / "data") if labels else TUTORIAL
     options = (*problem, "--engine", "dask", "--scheduler", scheduler[1])
-    _, err = run(*options, status=1, timeout=150)
+    _, err = run(*options, command=IMPATIENT, status=1, timeout=150)
     assert err == (
         "Error: 2 of 2 workers of Dask are paused and nothing advances, since their memory limit, "
         "10 MB, is too small for what they are and hold.\n"
@@ -261,7 +275,7 @@ def test_paused_worker(scheduler, monkeypatch):
     from backends.workers import _dask_steps
 
     monkeypatch.setattr(_dask_steps, "_SECONDS_BETWEEN_LOOKS", 1.0)
-    long = 8.0
+    long = 5.0
 
     def fill():
         get_worker().held = b"1" * 450_000_000
@@ -299,7 +313,7 @@ def test_scheduler_with_too_few_workers(scheduler):
 
 def test_no_scheduler(backend):
     options = (*TUTORIAL, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
-    out, err = run(*options, status=2)
+    out, err = run(*options, command=IMPATIENT, status=2)
     assert (out, err) == ("", "Error: There is no Dask scheduler at 'tcp://127.0.0.1:9'.\n")
 
 
@@ -390,7 +404,7 @@ def test_killed_worker(backend, tmp_path):
     """What it had is computed again, and the digest is that of an undisturbed run."""
     keep = ("--checkpoint", tmp_path, "--every", "1", "--json")
     options = (*TUTORIAL, "--engine", "dask", "--workers", "3", *keep)
-    with start("kernels", "train", *options) as process:
+    with start(*COMMAND, "train", *options) as process:
         wait_for_checkpoint(process, tmp_path, 2)
         # It comes with distributed.
         psutil = importlib.import_module("psutil")
@@ -412,7 +426,7 @@ def test_ctrl_c(backend, tmp_path):
     """A terminal sends it to the workers as well, which go on until the step is done."""
     keep = ("--checkpoint", tmp_path, "--every", "1")
     options = (*TUTORIAL[:-1], "100000", "--engine", "dask", "--workers", "2", *keep)
-    with start("kernels", "train", *options) as process:
+    with start(*COMMAND, "train", *options) as process:
         wait_for_checkpoint(process, tmp_path, 1)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=300)
@@ -427,7 +441,7 @@ def test_lost_scheduler(scheduler, tmp_path):
     running, address = scheduler
     keep = ("--checkpoint", tmp_path / "kept", "--every", "1", "--json")
     options = (*TUTORIAL, "--engine", "dask", "--scheduler", address, *keep)
-    with start("kernels", "train", *options) as process:
+    with start(*IMPATIENT, "train", *options) as process:
         wait_for_checkpoint(process, tmp_path / "kept", 2)
         running.send_signal(signal.SIGKILL)
         out, err = process.communicate(timeout=300)
