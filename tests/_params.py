@@ -13,7 +13,7 @@ def thorough(*values):
 
 
 def where(marker, *values):
-    """Mark values by `pytest.mark.library` or `not_library`."""
+    """Mark values, such as by `pytest.mark.library`."""
     return [pytest.param(value, marks=marker) for value in values]
 
 

@@ -101,7 +101,6 @@ def observe(team, engine):
     problem = reference.make("digits", team.backend, "float64")
     found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)
     problem = small(team.backend.asarray, "float32")
-    found["small"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT)
     one = problem._replace(x=problem.x[:1, :], y=problem.y[:1, :], batch_size=None)
     found["one"] = digest_after(one, fit, STEPS_OF_SMALL, kernels.EXACT)
     found["adam"] = digest_after(problem, fit, STEPS_OF_SMALL, kernels.EXACT, **ADAM)

@@ -365,8 +365,9 @@ def test_jax_is_refused_derivatives_through_exact_numerics(backend):
     import jax
 
     plug_in = importlib.import_module("backends.autograd.jax")
-    layers = kernels.init((3, 2), like=backend.asarray(np.zeros(0), "float64"))
-    x, y = backend.asarray(np.ones((4, 3))), backend.asarray(np.asarray([0, 1, 1, 0]))
+    layers = kernels.init(SIZES, like=backend.asarray(np.zeros(0), "float32"))
+    x = backend.asarray(np.ones((N, SIZES[0])), "float32")
+    y = backend.asarray(np.arange(N, dtype="int32") % SIZES[-1])
 
     def direct(layers):
         logits = kernels.forward(layers, x, numerics=kernels.EXACT)[-1]

@@ -52,6 +52,7 @@ def error(layers, oracle):
     return max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in pairs)
 
 
+@pytest.mark.thorough("jax")
 @pytest.mark.parametrize("batch_size", [4, *thorough(None)])
 @pytest.mark.parametrize(
     "method", ["all", "clipped all", *thorough("plain", "momentum", "l2", "clipped")]

@@ -81,6 +81,7 @@ def test_sum_in_parts(asarray, dtype, monkeypatch, numerics):
 
 
 @pytest.mark.library("numpy", "torch", "jax", "cupy")
+@pytest.mark.thorough("jax")
 def test_more_terms_than_exact_numerics_sum(asarray):
     ones = np.ones((4097, 4096), "float32")
     value, _ = kernels.squared_error(asarray(ones), asarray(0 * ones), numerics=kernels.EXACT)
