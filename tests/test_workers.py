@@ -156,6 +156,8 @@ def assert_little_is_sent(found):
         assert [calls, total] == [len(simulated), sum(simulated)]
 
 
+# Dask goes on from a checkpoint in test_lost_scheduler.
+@pytest.mark.thorough("dask")
 def test_checkpoint_of_one_process(train, tmp_path):
     """All workers read it, the first writes; one report, and one file with the network."""
     kept, saved = tmp_path / "kept", tmp_path / "network.safetensors"
@@ -335,7 +337,7 @@ def test_ctrl_c(train, tmp_path):
     assert (process.returncode, out, err) == (130, "", "Error: stopped by Ctrl-C.\n")
 
 
-@pytest.mark.thorough("torch", "jax")
+@pytest.mark.thorough
 def test_page(backend, tmp_path):
     """Every command and program of docs/scale.md for this engine."""
     engine = backend.name.partition(":")[0]

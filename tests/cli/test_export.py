@@ -176,6 +176,9 @@ def test_forward(export, dtype, numerics):
             assert got.dtype == expected.dtype
 
 
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float64", marks=pytest.mark.thorough("numpy"))]
+)
 def test_exact_step_gives_the_committed_digests(export, dtype, thorough):
     """Steps of the tutorial, in onnxruntime as it comes."""
     problem = tutorial(like=np.zeros(0, dtype))
