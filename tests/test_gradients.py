@@ -129,6 +129,7 @@ def check_differences(case, asarray):
     assert_networks_close(gradients, numerical, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.thorough("jax")
 @SHAPES
 @given(data=strategies.data())
 def test_central_differences(asarray, shapes, data):

@@ -36,12 +36,9 @@ def valley(x):
     return 100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2, slope
 
 
-@pytest.mark.parametrize(
-    "numerics",
-    # JAX compiles for each number of corrections that are kept.
-    [NATIVE, pytest.param(EXACT, marks=pytest.mark.thorough("jax"))],
-    ids=["native", "exact"],
-)
+# JAX compiles for each number of corrections that are kept.
+@pytest.mark.thorough("jax")
+@pytest.mark.parametrize("numerics", [NATIVE, EXACT], ids=["native", "exact"])
 def test_least_squares(asarray, dtype, numerics):
     function, x = squares(asarray, dtype, numerics)
     found = minimize(function, x, numerics=numerics, value_tolerance=0.0, max_steps=100)
