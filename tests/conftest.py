@@ -13,6 +13,7 @@ os.environ["JAX_ENABLE_X64"] = "1"
 # hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import itertools
 import json
 import operator
@@ -176,6 +177,8 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("backend", chosen, indirect=True, scope="session")
 
 
+# Asked for each test; to look for entry points takes milliseconds.
+@functools.cache
 def _unavailable(name):
     try:
         backends.get(name)

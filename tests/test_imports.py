@@ -1,6 +1,7 @@
 """What is imported, and which way imports point."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -135,7 +136,9 @@ def names_imported(name, path):
     return found
 
 
-IMPORTS = {name: own_imports(name, path) for name, path in MODULES.items()}
+@functools.cache
+def all_imports():
+    return {name: own_imports(name, path) for name, path in MODULES.items()}
 
 
 # Each may import what is in its own room and in those before.
@@ -159,10 +162,11 @@ def room(name):
 
 def test_imports_have_no_circles():
     """Also not inside functions and for type checkers alone."""
-    assert "kernels.cli.common" in IMPORTS["benchmarks.bench"]
-    assert IMPORTS["kernels.training"] >= {"kernels.minibatches", "kernels.network"}
+    found = all_imports()
+    assert "kernels.cli.common" in found["benchmarks.bench"]
+    assert found["kernels.training"] >= {"kernels.minibatches", "kernels.network"}
     # Raises CycleError, which names the modules.
-    graphlib.TopologicalSorter(IMPORTS).prepare()
+    graphlib.TopologicalSorter(found).prepare()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -177,7 +181,7 @@ def test_what_has_an_underscore_stays_in_its_package(name):
 
 def test_imports_point_one_way():
     """Commands use everything, and the mathematics nothing but itself."""
-    for name, imported in IMPORTS.items():
+    for name, imported in all_imports().items():
         assert all(room(other) <= room(name) for other in imported), (name, imported)
 
 
