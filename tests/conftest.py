@@ -29,6 +29,9 @@ import pytest
 
 import backends
 
+# Each call reads a file of every package that is installed, for every test that has a backend.
+backends.entry_points = functools.cache(backends.entry_points)
+
 # Derandomised, so that a run can be repeated; no deadline, since the first call may compile.
 COMMON = {"deadline": None, "derandomize": True, "database": None, "print_blob": False}
 for profile, examples in (("numpy", 25), ("others", 5), ("slow", 2), ("thorough", 100)):
@@ -177,8 +180,6 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("backend", chosen, indirect=True, scope="session")
 
 
-# Asked for each test; to look for entry points takes milliseconds.
-@functools.cache
 def _unavailable(name):
     try:
         backends.get(name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -69,4 +70,10 @@ def _main(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; see `entry.run`."""
-    return entry.run(app, arguments)
+    return entry.run(_program(), arguments)
+
+
+@cache
+def _program() -> Any:
+    """Put the commands together, once in a process."""
+    return typer.main.get_command(app)

@@ -73,7 +73,7 @@ def of_fields(kind: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
     return decorate
 
 
-def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+def run(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> int:
     """Run a program; return 0, 2 for a mistake in the input, 130 for Ctrl-C, else 1."""
     if sys.stdout is None:
         # Whoever closed it wants nothing from it.
