@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeGuard
 
-from ._typing import Compiler
+from ._typing import Compiler, Repeater
 from .numerics import check_compiler
 
 
@@ -24,3 +24,8 @@ def try_compiler(compile: Compiler, xp: Any, device: Any) -> None:
     """Try a compiler once for each library and device, as exact numerics need it."""
     place = {} if device is None else {"device": device}
     check_compiler(compile, like=xp.zeros((0,), **place))
+
+
+def repeats(compile: Compiler | None) -> TypeGuard[Repeater]:
+    """Say whether a compiler makes many calls one: of none at once, since to look takes long."""
+    return compile is not None and isinstance(compile, Repeater)

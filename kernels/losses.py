@@ -487,7 +487,7 @@ def _check_prediction(name: str, prediction: Array) -> None:
 
 
 def _probabilities(logits: Array, target: Array, xp: Any) -> Array:
-    if not xp.isdtype(target.dtype, "integral"):
+    if target.ndim == 2:
         return target
     target = xp.reshape(to_signed(target), (-1, 1))
     classes = xp.arange(logits.shape[1], dtype=target.dtype, **placement(logits))

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, cast
 from array_api_compat import array_namespace
 
 from ._checks import to_integer
-from ._compiled import compiled
+from ._compiled import compiled, repeats
 from ._host import placement
-from ._typing import Array, Compiler, Repeater
+from ._typing import Array, Compiler
 from .random import numbers_of, shuffle, to_seed
 
 __all__ = ["Batches", "Run", "batches_of", "steps_of", "take"]
@@ -64,13 +64,14 @@ class Batches(NamedTuple):
 
     def of(self, x: Array, y: Any, compile: Compiler | None) -> Iterator[tuple[Array, Any]]:
         """Take one batch after the other."""
+        in_compiler = repeats(compile)
         for run in self.runs(x, compile):
             for i in range(run.steps):
                 if run.order is None:
                     yield x, y
                     continue
                 first = run.first + i * run.size
-                if isinstance(compile, Repeater):
+                if in_compiler:
                     yield compiled(compile, take, size=run.size)(x, y, run.order, first)
                 else:
                     yield _take(x, y, run.order[first : first + run.size])
@@ -182,7 +183,7 @@ def _take(x: Array, y: Any, chosen: Array) -> tuple[Array, Any]:
 def _order(n: int, seed: int, epoch: int, like: Array, compile: Compiler | None) -> Array:
     """Draw the order of an epoch."""
     numbers: Any = numbers_of(seed, _FIRST_EPOCH_STREAM + epoch)
-    if isinstance(compile, Repeater):
+    if repeats(compile):
         xp = array_namespace(like)
         numbers = xp.asarray(list(numbers), dtype=xp.int32, **placement(like))
         return cast(Array, compiled(compile, shuffle, n=n)(numbers))

@@ -321,18 +321,18 @@ def check_optimizer(optimizer: Any, learning_rate: Any) -> SGD | Adam:
 
 def check_state(optimizer: SGD | Adam, layers: Sequence[Layer], state: Any) -> None:
     """Raise unless a state is one of the optimizer's, and fits the layers."""
-    expected = optimizer.init(layers)
-    if type(state) is not type(expected):
+    if type(state) is not (AdamState if isinstance(optimizer, Adam) else SGDState):
         raise TypeError(
             f"expected a state of {type(optimizer).__name__}, got {type(state).__name__}"
         )
-    for name, own, given in zip(state._fields[1:], expected[1:], state[1:], strict=True):
-        if len(own) != len(given):
+    moving = isinstance(optimizer, Adam) or optimizer.momentum > 0.0
+    for name, given in zip(state._fields[1:], state[1:], strict=True):
+        if len(given) != (len(layers) if moving else 0):
             raise ValueError(
                 f"expected a state of {optimizer} for {len(layers)} layers, got one with "
                 f"{len(given)} layers of {name}"
             )
-        if own:
+        if moving:
             check_gradients(layers, given, name=f"state.{name}")
 
 
@@ -406,8 +406,11 @@ def _each(
     parameters in one array.
     """
     arrays = [[a for layer in network for a in layer if a is not None] for network in networks]
-    like, exact = arrays[0], isinstance(numerics, Exact)
-    small = [i for i, a in enumerate(like) if exact and math.prod(a.shape) <= _SMALL]
+    if not isinstance(numerics, Exact):
+        each = [function(*parameters) for parameters in zip(*arrays, strict=True)]
+        return tuple(_network(made, networks[0]) for made in zip(*each, strict=True))
+    like = arrays[0]
+    small = [i for i, a in enumerate(like) if math.prod(a.shape) <= _SMALL]
     alone = [[i] for i in range(len(like)) if i not in small]
     found: dict[int, tuple[Array, ...]] = {}
     for group in [small, *alone] if small else alone:
@@ -476,8 +479,11 @@ def sum_of_squares(a: Array, numerics: Numerics) -> Array:
 
 
 def sum_of_products(a: Array, b: Array, numerics: Numerics) -> Array:
-    """Sum the products of all elements, first of each column."""
+    """Sum the products of all elements; if they are exact, first of each column."""
     xp = array_namespace(a)
+    if not isinstance(numerics, Exact):
+        row, column = xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1))
+        return cast(Array, xp.reshape(numerics.matmul(row, column), ()))
     products = numerics.multiply(a, b)
     if a.ndim == 2:
         products = numerics.sum(products, axis=0)

@@ -18,11 +18,11 @@ from ._checks import (
     to_real,
     to_signed,
 )
-from ._compiled import compiled, try_compiler
+from ._compiled import compiled, repeats, try_compiler
 from ._host import placement
 from ._network_checks import check_input, check_layers
 from ._optimized import Scalars, optimized_step, row
-from ._typing import Array, Compiler, Repeater
+from ._typing import Array, Compiler
 from .activations import Activation, check_activation, relu
 from .dual import Samples, differentiated, parts, squares_of, use_dual
 from .layer import Layer
@@ -284,7 +284,7 @@ class _Steps(NamedTuple):
         something else stands for the samples and for the layers.
         """
         plain, (layers, slots) = self.scalars.plain, trained
-        whole = isinstance(self.compile, Repeater) and self.progress is None
+        whole = self.progress is None and repeats(self.compile)
         take = self._in_runs if whole else self._one_by_one
         now, losses, ended = take(batches, x, operands, layers if plain else trained)
         return (now, slots) if plain else now, losses, ended

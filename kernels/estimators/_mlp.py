@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from math import fsum, gcd, inf, nan, sqrt
+from math import fsum, gcd, inf, isfinite, nan, sqrt
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -394,11 +394,13 @@ class MultilayerPerceptron(BaseEstimator):
         self.n_iter_, epochs, kept = 0, 1 if incremental else self.max_iter, self._epochs
         try:
             while not ended and self.n_iter_ < epochs:
+                if self._rate != optimizer.learning_rate:
+                    optimizer = replace(optimizer, learning_rate=self._rate)
                 layers, values, state = fit(
                     layers,
                     data.x,
                     data.y,
-                    optimizer=replace(optimizer, learning_rate=self._rate),
+                    optimizer=optimizer,
                     epochs=min(run, epochs - self.n_iter_),
                     start=self._epochs * batches,
                     state=state,
@@ -519,4 +521,4 @@ def _mapped(state: Any, function: Any) -> Any:
 def _sum(numbers: Any) -> float:
     """Sum, rounded correctly; what is not finite makes NaN."""
     numbers = list(numbers)
-    return fsum(numbers) if all(map(np.isfinite, numbers)) else nan
+    return fsum(numbers) if all(map(isfinite, numbers)) else nan
