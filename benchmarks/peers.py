@@ -130,8 +130,7 @@ def _by_hand(problem: Problem, place: Backend) -> Train:
             activations = [x]
             for w in ws[:-1]:
                 a = activations[-1] @ w
-                a = np.maximum(a, np.zeros_like(a))
-                activations.append(np.abs(np.maximum(a, -a)))
+                activations.append(np.abs(np.maximum(a, np.zeros_like(a))))
             difference = activations[-1] @ ws[-1] - y
             row = np.reshape(difference, (1, -1))
             losses.append(np.reshape(row @ row.T, ()))
@@ -142,7 +141,10 @@ def _by_hand(problem: Problem, place: Backend) -> Train:
                 if i > 0:
                     gradient = gradient @ ws[i].T
                     gradient *= 1.0 - (activations[i] <= 0.0).astype(gradient.dtype)
-            ws = [a.T @ g + w for (a, g), w in zip(changes, ws, strict=True)]
+            new = [a.T @ g for a, g in changes]
+            for change, w in zip(new, ws, strict=True):
+                change += w
+            ws = new
         return losses
 
     return train

@@ -8,6 +8,7 @@ from typing import cast
 
 from array_api_compat import array_namespace
 
+from ._in_place import is_plain
 from ._typing import Array
 from .numerics import NATIVE, Numerics
 
@@ -70,7 +71,7 @@ def check_activation(activation: object) -> None:
         )
 
 
-def _relu(a: Array, _: Numerics) -> Array:
+def _relu(a: Array, numerics: Numerics) -> Array:
     """Replace negative elements by 0, without a choice for each, which NumPy and torch make slowly.
 
     Of two zeros `maximum` returns either, of which `abs` makes +0; autograd passes a half of the
@@ -78,7 +79,9 @@ def _relu(a: Array, _: Numerics) -> Array:
     """
     xp = array_namespace(a)
     a = xp.maximum(a, xp.zeros_like(a))
-    return cast(Array, xp.abs(xp.maximum(a, -a)))
+    if not is_plain(numerics, a):
+        a = xp.maximum(a, -a)
+    return cast(Array, xp.abs(a))
 
 
 def _relu_back(y: Array, gradient: Array, _: Numerics) -> Array:

@@ -7,11 +7,12 @@ the arrays, and everything that multiplies or sums goes through `numerics`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from array_api_compat import array_namespace
 
 from ._checks import check_function, check_numerics, to_learning_rate
+from ._in_place import in_place
 from ._network_checks import check_activations, check_gradients, check_input, check_layers
 from ._typing import Array
 from .activations import Activation, check_activation, relu
@@ -437,11 +438,11 @@ def _backward(
 def _add(
     layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
 ) -> tuple[Layer, ...]:
-    """Add the layers to the changes."""
-    updated = []
+    """Add the layers to the changes, which nobody else has."""
+    add, updated = in_place(numerics, layers[0].weight)[0], []
     for (weight, bias), (change, bias_change) in zip(layers, changes, strict=True):
-        change = numerics.add(change, weight)
+        change = add(change, weight)
         if bias is not None:
-            bias_change = numerics.add(cast(Array, bias_change), bias)
+            bias_change = add(bias_change, bias)
         updated.append(Layer(change, bias_change))
     return tuple(updated)

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 from array_api_compat import array_namespace
 
 from ._checks import check_numerics, to_learning_rate, to_real
+from ._in_place import in_place
 from ._network_checks import check_gradients, check_layers
 from ._typing import Array
 from .layer import Layer
-from .numerics import NATIVE, Exact, Numerics
+from .numerics import NATIVE, Exact, Native, Numerics
 from .schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamState", "SGDState"]
@@ -162,8 +163,8 @@ class SGD:
         squares: Squares | None = None,
     ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
-        (rate,), (velocity,) = numbers, slots
-        n = numerics
+        (rate,), (velocity,), n = numbers, slots, numerics
+        add, _ = in_place(n, layers[0].weight)
         gradients = _clipped(gradients, self.max_norm, n, squares)
         if self.weight_decay > 0.0:
             gradients = tuple(
@@ -172,13 +173,14 @@ class SGD:
             )
 
         def ahead(v: Array, g: Array) -> Array:
-            return n.add(n.multiply(v, self.momentum), g)
+            return add(n.multiply(v, self.momentum), g)
 
-        def change(w: Array, g: Array, *v: Array) -> tuple[Array, ...]:
-            v = tuple(ahead(each, g) for each in v)
-            for each in v:
-                g = ahead(each, g) if self.nesterov else each
-            return n.add(n.multiply(g, rate), w), *v
+        def change(w: Array, g: Array, *old: Array) -> tuple[Array, ...]:
+            if not old:
+                return (add(n.multiply(g, rate), w),)
+            v = ahead(old[0], g)
+            d = ahead(v, g) if self.nesterov else v
+            return add(n.multiply(d, rate), w), v
 
         moving = self.momentum > 0.0
         networks = (layers, gradients, velocity) if moving else (layers, gradients)
@@ -286,18 +288,17 @@ class Adam:
     ) -> tuple[tuple[Layer, ...], tuple[tuple[Layer, ...], ...]]:
         """Take one step with the arrays of a state and the `numbers` of the step."""
         (rate, root, decay), (mean, square), n = numbers, slots, numerics
+        add, multiply = in_place(n, layers[0].weight)
         gradients = _clipped(gradients, self.max_norm, n, squares)
 
-        def average(old: Array, new: Array, beta: float) -> Array:
-            return n.add(n.multiply(old, beta), n.multiply(new, 1.0 - beta))
-
         def change(w: Array, m: Array, v: Array, g: Array) -> tuple[Array, ...]:
-            m = average(m, g, self.beta1)
-            v = average(v, n.multiply(g, g), self.beta2)
-            denominator = n.multiply(n.sqrt(v), root)
-            epsilon = array_namespace(v).full_like(v, self.epsilon)
-            ratio = n.divide(m, n.add(denominator, epsilon))
-            return n.add(n.multiply(ratio, rate), w), m, v
+            m = add(n.multiply(m, self.beta1), n.multiply(g, 1.0 - self.beta1))
+            v = add(n.multiply(v, self.beta2), multiply(n.multiply(g, g), 1.0 - self.beta2))
+            epsilon: Any = self.epsilon
+            if not isinstance(n, Native):
+                epsilon = array_namespace(v).full_like(v, epsilon)
+            ratio = n.divide(m, add(multiply(n.sqrt(v), root), epsilon))
+            return add(multiply(ratio, rate), w), m, v
 
         if self.weight_decay > 0.0:
             layers = [layer._replace(weight=n.multiply(layer.weight, decay)) for layer in layers]

@@ -42,6 +42,67 @@ def fit(case, optimizer, *, steps=7, **arguments):
     return kernels.fit(*case, optimizer=optimizer, steps=steps, **settings)
 
 
+@pytest.mark.library("numpy")
+@every
+def test_update_changes_nothing_that_it_was_given(asarray, dtype, name):
+    """What NumPy computes in place is in arrays that the optimizer has made itself."""
+    layers, x, _ = data(asarray, dtype)
+    optimizer, gradients = OPTIMIZERS[name], kernels.init(SIZES, like=x, seed=4)
+    _, state = optimizer.update(layers, gradients, optimizer.init(layers))
+    expected, _ = optimizer.update(layers, gradients, state)
+    for network in (layers, gradients, *state[1:]):
+        for a in (a for layer in network for a in layer):
+            a.flags.writeable = False
+    assert_networks_identical(optimizer.update(layers, gradients, state)[0], expected)
+
+
+@pytest.mark.library("numpy")
+@pytest.mark.parametrize(
+    ("name", "dual"),
+    [(name, False) for name in OPTIMIZERS] + [(name, True) for name in SGDS if name != "all"],
+)
+def test_fit_changes_nothing_that_it_was_given(asarray, dtype, name, dual):
+    """Nor what the loss returned."""
+    layers, x, y = data(asarray, dtype)
+
+    def loss(prediction, target, *, numerics):
+        value, gradient = kernels.squared_error(prediction, target, numerics=numerics)
+        gradient.flags.writeable = False
+        return value, gradient
+
+    case = (layers, x, y)
+    settings = {"loss": loss, "l2": 0.1, "dual": dual, "batch_size": None}
+    expected = fit(case, OPTIMIZERS[name], **settings)
+    for a in (x, y, *(a for layer in layers for a in layer)):
+        a.flags.writeable = False
+    assert_networks_identical(fit(case, OPTIMIZERS[name], **settings).layers, expected.layers)
+
+
+@pytest.mark.library("torch")
+@every
+def test_vmap_over_networks(asarray, name):
+    """Several networks from one state."""
+    import torch
+
+    layers, x, _ = data(asarray, "float64")
+    optimizer, gradients = OPTIMIZERS[name], kernels.init(SIZES, like=x, seed=4)
+    networks = [layers, kernels.init(SIZES, like=x, seed=5)]
+    stacked = tuple(
+        kernels.Layer(*(torch.stack(pair) for pair in zip(*two, strict=True)))
+        for two in zip(*networks, strict=True)
+    )
+    state = optimizer.init(layers)
+
+    def update(layers):
+        return optimizer.update(layers, gradients, state)[0]
+
+    found = torch.vmap(update)(stacked)
+    for i, network in enumerate(networks):
+        for layer, expected in zip(found, update(network), strict=True):
+            for a, b in zip(layer, expected, strict=True):
+                assert_close(a[i, ...], b, rtol=1e-14)
+
+
 @pytest.mark.library("torch")
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @every
