@@ -235,9 +235,9 @@ def fit(
             if ended:
                 break
     else:
-        # The one input that never changes: all samples as one batch.
+        # The one input that never changes: all samples as one batch, unless that is divided.
         operands = None
-        if batch_size is None:
+        if batch_size is None and not getattr(compile, "splits", False):
             own = numerics.team.own(x)
             operands = numerics.prepare(own), numerics.prepare(own.T, samples=x.shape[0])
         trained, values, _ = steps_of_fit.take(batches, x, operands, trained)

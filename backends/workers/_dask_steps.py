@@ -1,36 +1,39 @@
-"""A training step on Dask's workers: its graph made once, cut down to few tasks, and run anew.
-
-Dask takes longer to make a graph of a step, and to schedule its hundreds of tasks, than they take.
-"""
+"""A training step on Dask's workers, in few tasks, since each takes a millisecond or more."""
 
 from __future__ import annotations
 
-import pickle
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from itertools import count
+import importlib
+import io
+from collections.abc import Callable, Iterator
+from itertools import accumulate, count, pairwise
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import cloudpickle
 import dask.array
+import numpy
+from array_api_compat.dask import array as xp
+from dask._task_spec import Alias, Dict, List, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
+from dask.optimization import cull
 from distributed import Future
 
 from kernels import Array
 
 from . import WorkerLost
-from ._phases import ANY, Key, Phase, Program, one, phases, pick, run
+from ._dask_team import NO_SAMPLES, Block, Given, Step, take_step
 
-__all__ = ["READ", "Cluster", "compile_step", "computed", "memory_used", "persisted", "sent"]
+__all__ = ["READ", "Cluster", "compile_step", "computed", "persisted", "sent", "to_numpy"]
 
 # How the names of arrays begin whose blocks are read from a file.
 READ = "read-"
 
-# Then the weights are fetched and sent anew: what is lost with a worker is computed again, and how
-# to do that the scheduler must remember since the last time.
+# Then the weights are sent anew: what is lost with a worker is computed again, and how to do that
+# the scheduler must remember since the last time.
 _STEPS_TO_REPEAT = 20
+
+# All workers join their predictions, and their gradients.
+_LEAST_JOINS = 2
 
 _SECONDS_BETWEEN_LOOKS = 10.0
 _LOOKS_WITHOUT_PROGRESS = 3
@@ -45,39 +48,13 @@ class Cluster(NamedTuple):
     addresses: list[str]
 
 
-class _Given(NamedTuple):
-    """What a step is given: what is trained, the numbers of the step, and x and y in parts."""
+class _Batch(NamedTuple):
+    """A batch of some shape and dtype: the blocks of each worker, and what they are made of."""
 
-    trained: list[Any]
-    numbers: list[Any]
-    batch: list[Any]
-
-    @property
-    def held(self) -> list[Any]:
-        return [*self.trained, *self.batch]
-
-    @property
-    def all(self) -> list[Any]:
-        return [*self.trained, *self.numbers, *self.batch]
-
-
-class _Step(NamedTuple):
-    """A step on arrays of some shapes.
-
-    Attributes
-    ----------
-    given
-        The keys of the blocks that it was made for, and of what these are computed from.
-    phases, programs
-        What runs, and where the workers have the programs.
-    results
-        The arrays that it returned, the last of them the loss.
-    """
-
-    given: list[Key]
-    phases: list[Phase]
-    programs: list[Any]
-    results: list[Any]
+    shape: tuple[int, ...]
+    dtype: Any
+    blocks: list[list[Block]]
+    held: dict[Any, Any]
 
 
 def compile_step(
@@ -89,113 +66,158 @@ def compile_step(
     prepared of a whole x, are not used: they are larger than x. Of a function of one array what it
     returns is computed and kept.
     """
-    steps: dict[Any, _Step] = {}
-    rechunked: dict[Any, Any] = {}
-    numbers = count(1)
-    name = f"step-{uuid4().hex}"
+    name, numbers = f"step-{uuid4().hex}", count(1)
+    # How many joins a step has, by the number of samples and the dtype.
+    joins: dict[Any, int] = {}
+    latest: dict[str, tuple[list[str], Any]] = {}
 
-    def like_x(y: Any, x: Any) -> Any:
-        if y.chunks[0] == x.chunks[0]:
-            return y
-        # An x that is read has parts of its own.
-        key = y.name, x.chunks[0]
-        if key not in rechunked:
-            rechunked[key] = persisted(y.rechunk({0: x.chunks[0]}), cluster)
-        return rechunked[key]
+    def once(role: str, make: Callable[[], Any], tree: Any) -> Any:
+        """Make something of arrays, unless the last step did of the same."""
+        names = [a.name for a in _leaves(tree)]
+        if role not in latest or latest[role][0] != names:
+            latest[role] = names, make()
+        return latest[role][1]
 
-    def call(first: Any, *batch: Any) -> Any:
-        if not batch:
+    def call(first: Any, *given: Any) -> Any:
+        if not given:
             return persisted(function(first), cluster)
-        x = shard(batch[0])
-        given = _Given(
-            [persisted(a.rechunk(-1), cluster) for a in _leaves(first)],
-            [_literal(a) for a in _leaves(batch[2])],
-            [x, *(like_x(shard(y), x) for y in _leaves(batch[1]))],
-        )
-        # Tasks that read or compute what is not held are a part of the step.
-        held = [(a.chunks, a.dtype, None if _is_held(a) else a.name) for a in given.held]
-        kind = *held, len(given.numbers)
-        if kind not in steps:
-            steps[kind] = _trace(function, (first, batch[1], batch[2]), given, cluster)
+        x, y, now, _ = given
         number = next(numbers)
-        *futures, loss = _submit(steps[kind], given, f"{name}-{number}", cluster)
-        value = dask.array.from_array(_wait_for(loss, cluster), chunks=())
-        if number % _STEPS_TO_REPEAT == 0:
-            trained = [sent(_wait_for(future, cluster), cluster) for future in futures]
-        else:
-            trained = [
-                _array({future.key: future}, like)
-                for future, like in zip(futures, steps[kind].results, strict=False)
-            ]
-        return _filled(first, iter(trained)), value
+        literals = [numpy.asarray(a.compute(scheduler="synchronous")) for a in _leaves(now)]
+        batch = once("x", lambda: _batch(shard(x), cluster), x)
+        inputs = [
+            # Made by a task, as data would be lost with the worker that has them.
+            once("function", lambda: cluster.client.submit(bytes, _pickled(function)), ()),
+            once("trained", lambda: _whole((first, None), cluster), first),
+            once("y", lambda: _whole(y, cluster), y),
+        ]
+        step = Step(f"{name}-{number}", batch.shape, batch.dtype, _filled(now, iter(literals)))
+        kind = batch.shape[0], batch.dtype
+        joins[kind] = joins.get(kind, _LEAST_JOINS)
+        while True:
+            future = _submit(step, batch, inputs, joins[kind], cluster)
+            end = _wait_for(future, cluster)
+            if not isinstance(end, Given):
+                break
+            joins[kind] += 1
+        trained, value = end
+        results = [_array(a) for a in _leaves(trained)]
+        if number % _STEPS_TO_REPEAT != 0:
+            latest["trained"] = [a.name for a in results], future
+        return _filled(first, iter(results)), _array(value)
 
     return call
+
+
+def _submit(step: Step, batch: _Batch, inputs: list[Any], joins: int, cluster: Cluster) -> Any:
+    """Submit a step with so many joins, and return the future of its end."""
+    graph = {future.key: future for future in inputs} | batch.held
+    common = [TaskRef(future.key) for future in inputs]
+    before: list[Any] = []
+    for i in range(joins):
+        given = []
+        for j, blocks in enumerate(batch.blocks):
+            key = step.name, i, j
+            needs = set().union(*(block.task.dependencies for block in blocks))
+            values = Dict({need: TaskRef(need) for need in needs})
+            graph[key] = Task(key, take_step, step, *common, blocks, values, List(*before))
+            given.append(TaskRef(key))
+        before.append(List(*given))
+    end = step.name, joins
+    graph[end] = Task(end, take_step, step, *common, [NO_SAMPLES], {}, List(*before))
+    return cluster.client.get(graph, end, sync=False)
+
+
+def _batch(x: Any, cluster: Cluster) -> _Batch:
+    """Give each worker some blocks that follow each other."""
+    x = x.rechunk({1: -1})
+    lengths = x.chunks[0]
+    blocks: list[Block] = []
+    held: dict[Any, Any] = {}
+    for key, length, end in zip(_keys(x), lengths, accumulate(lengths), strict=True):
+        task, given = _task(x, key)
+        blocks.append(Block(end - length, end, task))
+        held |= given
+    workers = min(len(cluster.addresses), len(blocks))
+    ends = [len(blocks) * i // workers for i in range(workers + 1)]
+    return _Batch(x.shape, x.dtype, [blocks[i:j] for i, j in pairwise(ends)], held)
+
+
+def _task(a: Any, key: Any) -> tuple[Any, dict[Any, Any]]:
+    """Make one task of those that compute a block, and find the held blocks that it needs."""
+    graph, _ = cull(a.dask, [key])
+    held = {k: task for k, task in graph.items() if _is_future(task)}
+    tasks = convert_legacy_graph({k: graph[k] for k in graph.keys() - held.keys()}, graph.keys())
+    return Task.fuse(*tasks.values(), key=key) if tasks else Alias(key), held
+
+
+def _whole(tree: Any, cluster: Cluster) -> Any:
+    """Put arrays in tuples together, by one task that has them whole."""
+    arrays = [persisted(a.rechunk(-1), cluster) for a in _leaves(tree)]
+    graph = {key: future for a in arrays for key, future in a.dask.items()}
+    name = f"whole-{uuid4().hex}"
+    places = _filled(tree, iter(range(len(arrays))))
+    graph[name] = Task(name, _gathered, places, *(TaskRef(_keys(a)[0]) for a in arrays))
+    return cluster.client.get(graph, name, sync=False)
+
+
+def _gathered(places: Any, *leaves: Any) -> Any:
+    return _filled(places, iter(leaves))
 
 
 def persisted(a: Any, cluster: Cluster) -> Any:
     """Compute an array, unless that is done, and keep its blocks on one worker after the other.
 
-    In one task: Dask takes many times longer over a graph of random numbers.
+    Each in one task: Dask takes many times longer over a graph of random numbers.
     """
     if _is_held(a):
         return a
     client, addresses = cluster
-    graph = dict(a.dask)
-    held = {key: graph.pop(key) for key, task in a.dask.items() if _is_future(task)}
-    (phase,) = phases(graph, dict.fromkeys(held), _keys(a))
     name = f"values-{uuid4().hex}"
-    given = list(phase.program.given)
-    values = client.get(
-        {**held, name: (_load_and_run, _packed(phase.program), given)}, name, sync=False
-    )
-    blocks = {
-        (name, *key[1:]): client.submit(
-            one,
-            values,
-            [key],
-            key=(name, *key[1:]),
-            workers=addresses[i % len(addresses)],
-            allow_other_workers=True,
+    blocks = {}
+    for i, key in enumerate(_keys(a)):
+        task, held = _task(a, key)
+        where = addresses[i % len(addresses)]
+        block = name, *key[1:]
+        graph = held | {block: task}
+        blocks[block] = client.get(
+            graph, block, sync=False, workers=where, allow_other_workers=True
         )
-        for i, key in enumerate(_keys(a))
-    }
-    return _array(blocks, a)
-
-
-def _packed(program: Program) -> bytes:
-    """Pack a program of hundreds of tasks, much alike, into a tenth of its memory or less."""
-    return zlib.compress(cloudpickle.dumps(program), 1)
-
-
-@lru_cache(maxsize=64)
-def _unpacked(program: bytes) -> Program:
-    found: Program = pickle.loads(zlib.decompress(program))
-    return found
-
-
-def _load_and_run(
-    program: bytes, given: list[Any], *values_of: Mapping[Key, Any]
-) -> dict[Key, Any]:
-    return run(_unpacked(program), given, *values_of)
+    return dask.array.Array(blocks, name, a.chunks, dtype=a.dtype)
 
 
 def sent(host: Any, cluster: Cluster) -> Any:
     """Send a NumPy array to the workers, in one block."""
-    return persisted(dask.array.from_array(host, chunks=-1), cluster)
+    return persisted(_array(host), cluster)
 
 
-def computed(graph: Any, keys: list[Key], cluster: Cluster, **_: Any) -> list[Any]:
+def computed(graph: Any, keys: list[Any], cluster: Cluster, **_: Any) -> list[Any]:
     """Compute as `Client.get` does, which would wait for ever for workers that are paused."""
     futures = cluster.client.get(graph, keys, sync=False)
     return [_wait_for(future, cluster) for future in futures]
 
 
-def memory_used() -> int:
-    """Measure the bytes of this process, now that it has imported what a step needs."""
-    import psutil
+def to_numpy(a: Any) -> Any:
+    """Copy an array to the host; at once if workers neither have nor read what it is made of."""
+    here = not any(_is_future(task) or READ in str(key) for key, task in a.dask.items())
+    return numpy.array(a.compute(scheduler="synchronous") if here else a.compute())
 
-    used: int = psutil.Process().memory_info().rss
-    return used
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Make of what a loss of the user's has of Dask what workers have, NumPy's."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, dask.array.Array):
+            return numpy.asarray, (obj.compute(),)
+        if obj is xp:
+            return importlib.import_module, ("array_api_compat.numpy",)
+        return super().reducer_override(obj)
+
+
+def _pickled(function: Any) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(function)
+        return file.getvalue()
 
 
 def _is_held(a: Any) -> bool:
@@ -206,67 +228,8 @@ def _is_future(task: Any) -> bool:
     return isinstance(task, Future)
 
 
-def _trace(
-    function: Callable[..., Any], like: tuple[Any, Any, Any], given: _Given, cluster: Cluster
-) -> _Step:
-    """Make the graph of a step, and send the programs that it comes to."""
-    x, *targets = given.batch
-    trained, y, numbers = (
-        _filled(tree, iter(leaves))
-        for tree, leaves in zip(like, (given.trained, targets, given.numbers), strict=True)
-    )
-    # Reductions, also of two axes, put all parts together at once and not a few at a time.
-    with dask.config.set(split_every=(x.numblocks[0] + 1) ** 2):
-        results = _leaves(function(trained, x, y, numbers, None))
-    parts: dict[Key, int | None] = dict.fromkeys(_inputs(given.all), ANY)
-    whole: dict[Key, int | None] = {
-        key: None for a in (*given.trained, *given.numbers) for key in _keys(a)
-    }
-    parts |= whole
-    graph = {
-        key: task
-        for a in results
-        for key, task in a.dask.items()
-        if key not in whole and not _is_future(task)
-    }
-    for a in given.batch:
-        parts |= {key: i for i, key in enumerate(_keys(a))}
-    found = phases(graph, parts, [_keys(a)[0] for a in results])
-    name = f"program-{uuid4().hex}"
-    # Tasks and not data, which would be lost with the worker that has it.
-    programs = {f"{name}-{i}": (bytes, _packed(phase.program)) for i, phase in enumerate(found)}
-    # Some kilobytes for each phase, once; Dask warns of ten megabytes.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
-        futures = cluster.client.get(programs, list(programs), sync=False)
-    return _Step(list(parts), found, futures, results)
-
-
-def _submit(step: _Step, given: _Given, name: str, cluster: Cluster) -> list[Any]:
-    """Run a step on other arrays, and return the futures of its results."""
-    own = dict(zip(step.given, _inputs(given.all), strict=True))
-    graph: dict[Key, Any] = {future.key: future for future in step.programs}
-    for a in given.held:
-        graph |= {key: task for key, task in a.dask.items() if _is_future(task)}
-    for a in given.numbers:
-        graph |= a.dask
-    at: dict[Key, tuple[str, int]] = {}
-    for i, (phase, program) in enumerate(zip(step.phases, step.programs, strict=True)):
-        exchanged = [
-            (f"exchange-{name}" if step.phases[j].exchanged else name, j) for j in phase.shared
-        ]
-        keys = [own[key] for key in phase.program.given]
-        whole = ((name, j) for j in phase.whole)
-        graph[name, i] = (_load_and_run, program.key, keys, *whole, *exchanged)
-        if phase.exchanged:
-            graph[f"exchange-{name}", i] = (pick, (name, i), list(phase.exchanged))
-        at |= dict.fromkeys(phase.program.wanted, (name, i))
-    wanted = []
-    for i, a in enumerate(step.results):
-        (key,) = _keys(a)
-        wanted.append((f"result-{name}-{i}", *key[1:]))
-        graph[wanted[-1]] = (one, at[key], [key])
-    futures: list[Any] = cluster.client.get(graph, wanted, sync=False)
-    return futures
+def _array(host: Any) -> Any:
+    return dask.array.from_array(host, chunks=-1, name=False)
 
 
 def _wait_for(future: Any, cluster: Cluster) -> Any:
@@ -277,6 +240,9 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
         try:
             return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
         except TimeoutError:
+            if future.status == "error":
+                # The user's own, maybe.
+                return future.result()
             if not client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None
             workers = client.scheduler_info(n_workers=-1).get("workers", {}).values()
@@ -303,24 +269,6 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
 
 def _keys(a: Any) -> list[Any]:
     return list(flatten(a.__dask_keys__()))
-
-
-def _inputs(arrays: list[Any]) -> list[Key]:
-    """List the keys of blocks, then those of what they are computed from and workers hold."""
-    keys = [key for a in arrays for key in _keys(a)]
-    keys += (key for a in arrays for key, task in a.dask.items() if _is_future(task))
-    return list(dict.fromkeys(keys))
-
-
-def _array(graph: dict[Key, Any], like: Any) -> Any:
-    (name, *_), *_ = graph
-    return dask.array.Array(graph, name, like.chunks, dtype=like.dtype)
-
-
-def _literal(a: Any) -> Any:
-    """Make an array of no axes, of whose graph there is no more than its number."""
-    value = a.compute(scheduler="synchronous")
-    return dask.array.Array({(a.name,): value}, a.name, (), dtype=a.dtype)
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -32,6 +32,12 @@ _BYTES_OF_PART = 2**20, 2**26
 
 _SECONDS_TO_CONNECT = 10
 
+# Dask has workers give freed memory back at once, and page-fault it in again in every step.
+_KEEP_MEMORY = {
+    f"distributed.nanny.pre-spawn-environ.MALLOC_{name}_THRESHOLD_": threshold
+    for name, threshold in (("MMAP", 2**25), ("TRIM", 2**28))
+}
+
 # A terminal sends it to every process; what to do is for the one that trains to say.
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -59,20 +65,22 @@ def join(
     import dask
     import numpy
 
-    from ._dask_steps import READ, Cluster, compile_step, computed, memory_used, persisted, sent
+    from ._dask_steps import READ, Cluster, compile_step, computed, persisted, sent, to_numpy
+    from ._dask_team import memory_used
 
     with ExitStack() as stack:
         # What it logs of workers that end, and of connections, is said below in a sentence.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         if scheduler is None:
             try:
-                local = LocalCluster(
-                    n_workers=count or 1,
-                    threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0",
-                    preload=[_IGNORE_CTRL_C],
-                    silence_logs=logging.CRITICAL,
-                )
+                with dask.config.set(_KEEP_MEMORY):
+                    local = LocalCluster(
+                        n_workers=count or 1,
+                        threads_per_worker=1,
+                        dashboard_address="127.0.0.1:0",
+                        preload=[_IGNORE_CTRL_C],
+                        silence_logs=logging.CRITICAL,
+                    )
             except RuntimeError as error:
                 raise BackendUnavailable(
                     "The workers of Dask cannot start: a program that joins them does so below "
@@ -92,7 +100,10 @@ def join(
         count = count or len(workers)
         cluster = Cluster(client, list(workers)[:count])
         # Whatever reads an array, such as the check of labels.
-        stack.enter_context(dask.config.set(scheduler=partial(computed, cluster=cluster)))
+        compute = partial(computed, cluster=cluster)
+        # Dask warns of graphs of ten megabytes, which may be weights.
+        most_warned = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
+        stack.enter_context(dask.config.set(most_warned, scheduler=compute))
         try:
             used = client.run(memory_used, workers=cluster.addresses)
         except ModuleNotFoundError as error:
@@ -119,15 +130,17 @@ def join(
 
         def shard(a: Any) -> Any:
             # What is read has parts that fit into memory.
-            if a.numblocks[0] > 1 or a.name.startswith(READ):
+            if a.name.startswith(READ) or (a.numblocks[0] > 1 and a.nbytes > most * count):
                 return a
-            return persisted(a.rechunk({0: _divide(a.shape[0], count)}), cluster)
+            return persisted(
+                persisted(a, cluster).rechunk({0: _divide(a.shape[0], count)}), cluster
+            )
 
         def compile(function: Callable[..., Any]) -> Callable[..., Any]:
             return compile_step(function, cluster, shard)
 
         compile.splits = True  # type: ignore[attr-defined]
-        backend = place._replace(asarray=asarray, compile=compile)
+        backend = place._replace(asarray=asarray, compile=compile, to_numpy=to_numpy)
         try:
             yield Workers(backend, shard, lambda numerics: numerics, compile, count, first=True)
         except (CommClosedError, FutureCancelledError, asyncio.CancelledError) as error:
