@@ -359,6 +359,28 @@ def test_loss_of_ones_own(backend):
             )
 
 
+def test_activation_that_changes_the_gradient(backend):
+    """What a worker keeps from task to task stays as it was."""
+
+    def change(_, gradient, __):
+        gradient *= 0.5
+        return gradient
+
+    half = kernels.activations.Activation("half", lambda a, n: n.multiply(a, 0.5), change)
+    rng = np.random.default_rng(1)
+    x, y = (rng.normal(size=shape).astype("float32") for shape in ((9, 3), (9, 2)))
+
+    def trained(asarray, compile=None):
+        settings = {"learning_rate": 0.1, "steps": 3, "numerics": kernels.EXACT}
+        layers = kernels.init((3, 4, 2), like=asarray(x))
+        given = layers, asarray(x), asarray(y)
+        return kernels.digest(kernels.fit(*given, activation=half, compile=compile, **settings)[0])
+
+    expected = trained(np.asarray)
+    with workers.join("dask", 2) as team:
+        assert trained(team.backend.asarray, team.compile) == expected
+
+
 def test_program_without_a_guard(backend, tmp_path):
     """Workers import the program, which would start workers."""
     program = tmp_path / "program.py"

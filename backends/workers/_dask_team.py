@@ -125,7 +125,8 @@ class _DaskTeam:
         self.products += 1
         if place not in self.kept:
             self.kept[place] = matmul(a, b)
-        return self.kept[place]
+        # Derivatives of activations may change it.
+        return self.kept[place].copy()
 
 
 def take_step(
