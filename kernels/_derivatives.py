@@ -13,6 +13,7 @@ def undifferentiated(a: Array, xp: Any) -> Array:
     """Return an array as it is; raise TypeError where a library takes derivatives through it.
 
     For torch at once, for JAX when it comes to the derivative. Of other libraries it is not known.
+    XLA does not learn the values of what JAX traces: it divides constants by reciprocals.
     """
     # A tensor made by an operation that is recorded.
     if getattr(a, "requires_grad", False):
@@ -21,7 +22,9 @@ def undifferentiated(a: Array, xp: Any) -> Array:
         return a
     # Not an import: whoever has an array of a library has the library.
     jax = sys.modules["jax"]
-    return cast(Array, _same(jax)(a)) if isinstance(a, jax.core.Tracer) else a
+    if not isinstance(a, jax.core.Tracer):
+        return a
+    return cast(Array, jax.lax.optimization_barrier(_same(jax)(a)))
 
 
 @cache

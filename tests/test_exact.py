@@ -465,6 +465,25 @@ def test_operands_known_when_compiling(backend, dtype, name, size):
     assert_same_numbers([got], [function(a, three)])
 
 
+@silent
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("name", ["divide", "expm1", "tanh", "logistic", "softplus", "sqrt"])
+def test_constants_made_when_compiling(backend, name):
+    """Nor does it if a compiler knows all operands, which XLA folds one operation at a time."""
+    numbers = np.random.default_rng(0).uniform(0.1, 2.0, size=(16, 2))
+
+    def program(xp):
+        function = getattr(EXACT, name)
+        count = 2 if name == "divide" else 1
+        return [
+            function(*(xp.full((2, 3), float(v), dtype=xp.float64) for v in row[:count]))
+            for row in numbers
+        ]
+
+    got = backend.compile(lambda: program(backend.xp))()
+    assert_same_numbers(got, program(np))
+
+
 @COMPILERS
 def test_large_numbers_by_a_column(backend):
     """Of two factors XLA makes the smaller larger by the powers of two of both."""
