@@ -63,8 +63,8 @@ def folds(
     for row in found:
         theirs, ours = row["scikit-learn"], row["these"]
         difference = [a - b for a, b in zip(ours, theirs, strict=True)]
-        shown = (f"{fmean(each):.3f} ± {_deviation(each):.3f}" for each in (theirs, ours))
-        error = _deviation(difference) / math.sqrt(len(difference))
+        shown = (f"{fmean(each):.3f} ± {pstdev(each):.3f}" for each in (theirs, ours))
+        error = pstdev(difference) / math.sqrt(len(difference))
         table.add_row(row["data"], row["solver"], *shown, f"{fmean(difference):+.3f} ± {error:.3f}")
     print_table(console(), table)
 
@@ -98,10 +98,6 @@ def _scores(name: str, solver: str, seeds: int) -> dict[str, list[float]]:
                 ).tolist()
         found[label] = scores
     return found
-
-
-def _deviation(values: list[float]) -> float:
-    return pstdev(values)
 
 
 main = entry("benchmarks.folds", folds)

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from .._derivatives import undifferentiated
 from .._host import placement
+from .._tracing import undifferentiated, unknown
 from .._typing import Array
 
 _BITS = 60
@@ -316,7 +316,7 @@ def sqrt(a: Array) -> Array:
 
 def float64_of(a: Array, xp: Any) -> Array:
     """Copy to float64; raise TypeError if the library has none, or differentiates through it."""
-    a = undifferentiated(xp.astype(a, xp.float64), xp)
+    a = unknown(undifferentiated(xp.astype(a, xp.float64), xp), xp)
     if a.dtype != xp.float64:
         raise TypeError(
             f"expected a library with float64 for exact numerics, got {a.dtype} from "

@@ -1,4 +1,4 @@
-"""Exact numerics have no derivatives that a library could find: it must not look for them."""
+"""What libraries must not do with exact functions that they trace: differentiate, or simplify."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ def undifferentiated(a: Array, xp: Any) -> Array:
     """Return an array as it is; raise TypeError where a library takes derivatives through it.
 
     For torch at once, for JAX when it comes to the derivative. Of other libraries it is not known.
-    XLA does not learn the values of what JAX traces: it divides constants by reciprocals.
     """
     # A tensor made by an operation that is recorded.
     if getattr(a, "requires_grad", False):
         raise TypeError(_sentence("torch"))
+    jax = _tracing(a, xp)
+    return a if jax is None else cast(Array, _same(jax)(a))
+
+
+def unknown(a: Array, xp: Any) -> Array:
+    """Keep from XLA what it may know of an array that JAX traces: it divides by reciprocals."""
+    jax = _tracing(a, xp)
+    return a if jax is None else cast(Array, jax.lax.optimization_barrier(a))
+
+
+def _tracing(a: Array, xp: Any) -> Any:
+    """Give JAX if it traces an array; it is no import, as whoever has its array has JAX."""
     if xp.__name__ != "jax.numpy":
-        return a
-    # Not an import: whoever has an array of a library has the library.
+        return None
     jax = sys.modules["jax"]
-    if not isinstance(a, jax.core.Tracer):
-        return a
-    return cast(Array, jax.lax.optimization_barrier(_same(jax)(a)))
+    return jax if isinstance(a, jax.core.Tracer) else None
 
 
 @cache
