@@ -55,9 +55,11 @@ def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> 
 def placement(like: Array) -> dict[str, Any]:
     """Make the argument `device` of a creation function; none if the library has no devices."""
     try:
-        return {"device": device(like)}
+        place = device(like)
     except AttributeError:
         return {}
+    # JAX has for the device of an array that it splits how it splits it, which fits no other shape.
+    return {"device": place} if getattr(place, "is_fully_replicated", True) else {}
 
 
 def _elements(flat: Array) -> Iterator[Array]:

@@ -1012,6 +1012,47 @@ for call in (
         assert message.endswith(f", got {second}")
 
 
+@pytest.mark.library("jax")
+def test_arrays_that_jax_splits_among_devices(backend):
+    """They have one place, however each is split; those that are elsewhere are refused."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import kernels
+mesh = Mesh(np.asarray(jax.devices("cpu")), ("part",))
+def split(a, *axes):
+    return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*axes)))
+x = kernels.random.normal((6, 4), seed=0, stream=2, like=jnp.zeros(0))
+layers = kernels.init((4, 2), like=x)
+(weight, bias), = layers
+parted = kernels.Layer(split(weight, "part"), split(bias)),
+def train(layers, x, y):
+    layers, _, _ = kernels.fit(
+        layers, x, y, learning_rate=0.1, steps=3, batch_size=4, numerics=kernels.EXACT
+    )
+    return kernels.digest(layers)
+print(train(layers, x, x[:, :2]))
+print(train(parted, split(x, "part"), split(x[:, :2], None, "part")))
+try:
+    train(layers, split(x, "part"), x[:, :2])
+except ValueError as error:
+    print(error)
+"""
+    env = os.environ | {
+        "JAX_ENABLE_X64": "1",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    whole, parted, message = done.stdout.splitlines()
+    assert parted == whole
+    assert message.startswith("expected x on device ")
+    assert "NamedSharding" in message
+
+
 @pytest.mark.library("numpy")
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_numpy_matrix_is_no_array(good):
