@@ -147,6 +147,18 @@ def test_permutation(like, n):
     np.testing.assert_array_equal(order, np.argsort(draws(n, 1, 2)[:, 0], kind="stable"))
 
 
+@pytest.mark.thorough("ndonnx")
+def test_equal_draws_keep_their_order(asarray):
+    """Of so many samples some have one draw, and a sort that is not stable would differ."""
+    n = 300_000
+    index = np.arange(n, dtype=np.uint64)
+    draw, _ = threefry_oracle((3, 0), (index, np.full_like(index, 9)))
+    assert np.unique(draw).size < n
+    like = asarray(np.zeros(0), "float32")
+    order = fetch(random.permutation(n, seed=3, stream=9, like=like))
+    np.testing.assert_array_equal(order, np.argsort(draw, kind="stable"))
+
+
 @pytest.mark.parametrize("draw", [random.uniform, random.normal])
 @pytest.mark.parametrize("kind", [*where(half, "float16"), *where(brain, "bfloat16"), "int64"])
 def test_dtypes_that_are_refused(asarray, xp, draw, kind):
