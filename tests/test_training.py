@@ -889,6 +889,14 @@ def test_compiler_that_changes_bits(asarray):
     run(numerics=EXACT, compile=changes_quotients, check_compiler=False)
 
 
+@pytest.mark.library("mlx")
+def test_compiler_without_shapes(xp, asarray):
+    """What it makes for one number of terms it would take for another."""
+    compile = functools.partial(xp.compile, shapeless=True)
+    with pytest.raises(ValueError, match="cannot infer output shapes"):
+        kernels.numerics.check_compiler(compile, like=asarray(np.zeros(0), "float32"))
+
+
 UNSAFE = {
     "torch": """
 import torch, backends, torch._inductor.config as inductor

@@ -60,7 +60,8 @@ def run(tests, backend, top):
         return f"no end after {SECONDS} s"
     if done.returncode == 0:
         return None
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    # A file that cannot be imported notices nothing.
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
     if failed is None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return failed[1]
