@@ -109,3 +109,10 @@ def test_pages_are_linked():
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^):#]+)[#)]", (ROOT / name).read_text()):
             assert (ROOT / link).is_file(), (name, link)
+
+
+def test_powers_are_not_bold():
+    """Two powers such as 2**39 outside of code would be the ends of a bold text."""
+    for name, page in (*PAGES.items(), ("CHANGELOG", (ROOT / "CHANGELOG.md").read_text())):
+        text = re.sub(r"```.*?```|`[^`]*`|\n\n {4}[^\n]*", "", page, flags=re.DOTALL)
+        assert re.findall(r"\w\*\*[-\w(]+", text) == [], name
