@@ -2,8 +2,8 @@
 Any array library
 =================
 
-A program that names no library runs on each that follows the standard, whether or not this package
-has heard of it.
+A program that names no library runs on every library that follows the standard, whether or not this
+package knows it.
 """
 
 import array_api_strict
@@ -24,8 +24,8 @@ def fit_sine(xp):
 
 
 # %%
-# ``array_api_strict`` has nothing but what the standard promises: a program that runs on it relies
-# on nothing else.
+# ``array_api_strict`` has only what the standard promises, so a program that runs on it relies on
+# nothing else.
 
 figure, grid = plt.subplots(1, 3, figsize=(9, 3), layout="constrained", sharey=True)
 for axes, xp in zip(grid, (np, torch, array_api_strict), strict=True):

@@ -2,8 +2,8 @@
 A prediction that does not depend on the batch
 ==============================================
 
-Whoever serves a model computes several requests at once. With most libraries the answer to one
-request then depends on how many others came with it.
+A server computes the predictions of several requests as one batch. With most libraries the bits of
+one prediction then depend on the size of the batch.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ def predict(x, numerics):
 
 
 # %%
-# Each sample alone, and all of them together.
+# Predict each sample alone, and all samples together.
 
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for numerics, name, marker in ((kernels.NATIVE, "native", "x"), (kernels.EXACT, "exact", ".")):

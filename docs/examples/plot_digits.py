@@ -2,8 +2,8 @@
 Train on handwritten digits
 ===========================
 
-The data are NumPy's, and so is everything that follows: the kernel takes the library from the
-arrays that it is given.
+The data are NumPy arrays, so NumPy computes everything: the kernel takes the library from its
+arguments.
 """
 
 import matplotlib.pyplot as plt
@@ -32,13 +32,13 @@ fit = kernels.fit(
 )
 
 # %%
-# The last of the activations is the prediction: a number for each class, the largest of which is
-# the network's answer. Below are the losses, and the first digits that were held out, each with
-# that answer; wrong ones are red.
+# The last of the activations is the prediction: a number for each class. The class with the largest
+# number is the network's answer. Below are the losses, and the first held-out digits with their
+# answers; wrong ones are red.
 
 answers = kernels.forward(fit.layers, x[test])[-1].argmax(axis=1)
 right = answers == labels[test]
-print(f"accuracy on {right.size} digits that were held out: {right.mean():.1%}")
+print(f"accuracy on {right.size} held-out digits: {right.mean():.1%}")
 
 figure = plt.figure(figsize=(9, 3.2), layout="constrained")
 left, grid = figure.subfigures(1, 2)

@@ -2,10 +2,10 @@
 One training on several libraries
 =================================
 
-Libraries add in different orders, so their first steps differ in the last bit of a few weights.
-Training makes more of that. With exact numerics there is nothing to make more of.
+Libraries add in different orders, so after the first step a few weights differ in their last bit.
+Training amplifies that. With exact numerics there is nothing to amplify.
 
-``python docs/examples/plot_drift.py docs/pictures/drift.svg`` draws the picture of the README, with
+``python docs/examples/plot_drift.py docs/pictures/drift.svg`` draws the picture of the README with
 the libraries that are installed.
 """
 
@@ -47,7 +47,7 @@ def weights(backend, numerics):
 
 
 # %%
-# The same numbers, network and learning rate, on each library that is here.
+# Train with the same data, network and learning rate on every library that is installed.
 
 NAMES = {"numpy": "NumPy", "torch:cpu": "PyTorch", "jax:cpu": "JAX", "mlx": "MLX"}
 found = {title: backends.get(name) for name, title in NAMES.items() if name in backends.available()}

@@ -3,10 +3,10 @@ Few samples of many features
 ============================
 
 Sixty spectra of 1,841 numbers each are a wide matrix: nearly all the work of a training step is in
-the first weight. In dual form that weight is trained in the space of the sixty samples. It is the
-same algebra, not an approximation, and :doc:`its page </dual>` has it.
+the first layer's weight. In dual form that weight is trained through coefficients of the sixty
+samples. This is :doc:`the same algebra </dual>`, not an approximation.
 
-The spectra are those of coffee that chemotools ships, of which only the file is read.
+The spectra are of coffee, from a file that chemotools ships.
 """
 
 import time
@@ -43,9 +43,9 @@ print(f"loss {dual.losses[0]:.3f} -> {dual.losses[-1]:.3f}")
 print(f"largest difference of any weight: {difference:.1e}")
 
 # %%
-# A step costs n squared for each unit, however many features there are, where the primal form's
-# costs 2 n d. Here are steps with the first d numbers of each spectrum, and with the spectra
-# repeated n / 60 times.
+# For each hidden unit a step in dual form takes n squared multiplications, however many features
+# there are; in primal form it takes 2 n d. Below are the times of steps on the first d numbers of
+# each spectrum, and on the spectra repeated n / 60 times.
 
 
 def seconds(x, labels, in_dual, steps=50):

@@ -2,8 +2,8 @@
 A loss of your own
 ==================
 
-A loss is a function that returns its value and its gradient. This one, by Huber, grows like the
-square near zero and like the magnitude far away, so that a few wild samples count for less.
+A loss is a function that returns its value and its gradient. The Huber loss is quadratic near zero
+and linear far away, so a few outliers count for less.
 """
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,8 @@ def huber(prediction, target, *, numerics):
 
 
 # %%
-# What multiplies or sums goes through ``numerics``, so the loss works with exact numerics as well.
-# ``np.clip`` rounds nothing.
+# Arithmetic that rounds goes through ``numerics``, so the loss works with exact numerics as well.
+# ``np.clip`` and a factor of 0.5 round nothing.
 
 rng = np.random.default_rng(0)
 x = np.linspace(-1, 1, 100)[:, None]
@@ -31,7 +31,7 @@ y = np.abs(x) + 0.05 * rng.standard_normal(x.shape)
 y[rng.choice(100, 12, replace=False)] += 3.0
 
 figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-axes.plot(x, y, ".", color="0.6", label="samples, 12 of 100 wild")
+axes.plot(x, y, ".", color="0.6", label="samples, with 12 outliers")
 for loss, rate in ((kernels.squared_error, 1e-3), (huber, 2e-3)):
     layers = kernels.init((1, 30, 1), like=x, seed=1)
     fit = kernels.fit(

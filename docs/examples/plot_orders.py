@@ -2,8 +2,8 @@
 A sum in a thousand orders
 ==========================
 
-One element of a matrix product, with its terms in a thousand orders: what another library, another
-number of threads or another layout in memory does.
+One element of a matrix product, with its terms summed in a thousand orders. Another library, number
+of threads or memory layout changes the order in the same way.
 
 ``python docs/examples/plot_orders.py docs/pictures/orders.svg`` draws the picture of the page on
 exact numerics.
@@ -28,7 +28,8 @@ for _ in range(1000):
     sums["exact"].append(kernels.EXACT.matmul(row, column)[0, 0])
 
 # %%
-# Native results spread over many neighbouring float32 numbers; the exact one is always the same.
+# Native results spread over several neighbouring float32 numbers; the exact result is always the
+# same.
 
 unit = np.spacing(np.float32(true))
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")

@@ -2,14 +2,14 @@
 The same fit on another processor
 =================================
 
-scikit-learn's perceptrons end on other weights on another machine, whatever ``random_state`` is:
+On another machine scikit-learn's perceptrons end with other weights, whatever ``random_state`` is:
 between Linux and Windows (`scikit-learn #20516
 <https://github.com/scikit-learn/scikit-learn/issues/20516>`_), between a laptop and a cloud
 function (`#13108 <https://github.com/scikit-learn/scikit-learn/issues/13108>`_).
 
-One reason can be shown on one machine. NumPy multiplies matrices by OpenBLAS, which has other
-code, with another order of sums, for each kind of processor, and the variable
-``OPENBLAS_CORETYPE`` chooses. Sums differ in their last bits, and L-BFGS carries that on.
+One reason can be shown on one machine. NumPy multiplies matrices with OpenBLAS, which has different
+code, with a different order of sums, for each kind of processor. The environment variable
+``OPENBLAS_CORETYPE`` selects it. Sums differ in their last bits, and L-BFGS amplifies that.
 """
 
 import json
@@ -46,8 +46,8 @@ def predictions(processor):
 found = {name: predictions(name) for name in ("Prescott", "Nehalem", "Haswell")}
 
 # %%
-# What is predicted of the first hundred patients, from 25 to 346 in the data, less what the same
-# program predicts on the first processor.
+# The predictions for the first hundred patients, minus those of the same program on the first
+# processor. The targets go from 25 to 346.
 
 first, *others = found
 figure, grid = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)

@@ -3,7 +3,7 @@ A number cut into slices
 ========================
 
 Exact numerics cut each number of a matrix into slices of a few bits, so that sums of products of
-slices never round. Here are the bits that each slice of a few numbers holds.
+slices never round. The picture shows which bits of four numbers each slice holds.
 
 ``python docs/examples/plot_slices.py docs/pictures/slices.svg`` draws the picture of the page on
 exact numerics.
@@ -23,8 +23,8 @@ slices = [sign * slice_[0] for sign, slice_ in zip((1, -1, 1), operand.slices, s
 print("left out:", a[0] - sum(slices))
 
 # %%
-# Each bar is a bit that is 1. The slices of all numbers in a row have the same places, which
-# follow from the largest. Each slice has a sign of its own.
+# Each bar is a bit that is 1. The slices of all numbers of a row have the same places, which depend
+# on the largest number. Each slice has its own sign.
 
 HIGHEST, LOWEST = 3, -54
 places = np.arange(HIGHEST, LOWEST, -1)

@@ -2,7 +2,7 @@
 The same weights on three libraries
 ===================================
 
-The network of the tutorial, trained on NumPy, PyTorch and JAX, and its weights subtracted.
+The tutorial's network, trained with NumPy, PyTorch and JAX, and the differences of its weights.
 """
 
 import jax
@@ -25,7 +25,7 @@ LIBRARIES = {
 
 
 def train(like, compile, numerics):
-    """Train on random data; `like` is an array of the library that is to do it."""
+    """Train on random data with the library of the array `like`."""
     x = kernels.random.normal((64, 1000), seed=0, stream=2, like=like)
     layers = kernels.init((1000, 100, 10), like=like)
     options = {"learning_rate": 1e-4, "steps": 20, "numerics": numerics, "compile": compile}
@@ -33,7 +33,7 @@ def train(like, compile, numerics):
 
 
 # %%
-# White is a weight that is the same. The first 200 of 1000 inputs are shown.
+# White means that a weight is the same. The pictures show the first 200 of 1000 inputs.
 
 figure, grid = plt.subplots(2, 2, figsize=(8, 4.2), layout="constrained", sharex=True, sharey=True)
 for row, (numerics, name) in zip(
