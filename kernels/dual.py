@@ -230,6 +230,9 @@ def differentiated(
     if chosen is not None:
         xp, terms = array_namespace(first), chosen.shape[0]
         first, kernel = xp.take(first, chosen, axis=0), xp.take(kernel, chosen, axis=1)
+    else:
+        # A copy, since a loss or an activation may compute in the place of what it is given.
+        first = first * 1.0
     value, changes, gradient = differentiated_from(
         network,
         (None, first),
