@@ -18,10 +18,10 @@ _Operation = Callable[[Any, Any], Array]
 def is_plain(numerics: Numerics, a: Array) -> bool:
     """Say whether this is NumPy's arithmetic and no more: no library takes derivatives of it.
 
-    torch's autograd keeps results, its vmap adds nothing batched in the place of what is not, and
-    a team may keep what it returns.
+    torch's autograd keeps results, its vmap adds nothing batched in the place of what is not, a
+    team may keep what it returns, and a subclass may add and multiply otherwise.
     """
-    return isinstance(numerics, Native) and numerics.team is ALONE and bool(is_numpy_array(a))
+    return type(numerics) is Native and numerics.team is ALONE and bool(is_numpy_array(a))
 
 
 def in_place(numerics: Numerics, like: Array) -> tuple[_Operation, _Operation]:

@@ -315,9 +315,10 @@ def check_optimizer(optimizer: Any, learning_rate: Any) -> SGD | Adam:
         )
     if optimizer is None:
         return SGD(learning_rate)
-    if not isinstance(optimizer, SGD | Adam):
+    # A subclass may take steps that are not those of the short ways for gradient descent.
+    if type(optimizer) not in (SGD, Adam):
         raise TypeError(f"expected kernels.SGD(...) or kernels.Adam(...), got {optimizer!r}")
-    return optimizer
+    return cast(SGD | Adam, optimizer)
 
 
 def check_state(optimizer: SGD | Adam, layers: Sequence[Layer], state: Any) -> None:

@@ -10,6 +10,7 @@ from _params import thorough, where
 
 import kernels
 from kernels import EXACT, NATIVE, SGD, Adam, activations, optimizers, schedules
+from kernels.numerics import Native
 
 SGDS = {
     "plain": {},
@@ -40,6 +41,25 @@ def data(asarray, dtype):
 def fit(case, optimizer, *, steps=7, **arguments):
     settings = {"activation": activations.tanh, "batch_size": 4} | arguments
     return kernels.fit(*case, optimizer=optimizer, steps=steps, **settings)
+
+
+@every
+def test_numerics_of_ones_own_are_asked(name):
+    """Also by NumPy, which computes native ones in place."""
+
+    class Counting(Native):
+        calls = 0
+
+        def add(self, a, b):
+            Counting.calls += 1
+            return super().add(a, b)
+
+    layers, x, _ = data(np.asarray, "float64")
+    optimizer, gradients = OPTIMIZERS[name], kernels.init(SIZES, like=x, seed=4)
+    state = optimizer.init(layers)
+    new, _ = optimizer.update(layers, gradients, state, numerics=Counting())
+    assert_networks_identical(new, optimizer.update(layers, gradients, state)[0])
+    assert Counting.calls >= 4
 
 
 @pytest.mark.library("numpy")
@@ -425,6 +445,11 @@ def wrong_layers():
         ),
         ({"optimizer": "adam"}, TypeError, r"kernels\.SGD\(\.\.\.\) or kernels\.Adam.*got 'adam'"),
         ({"optimizer": Adam}, TypeError, r"expected kernels\.SGD\(\.\.\.\) or .*, got <class"),
+        (
+            {"optimizer": type("Own", (SGD,), {})(0.1)},
+            TypeError,
+            r"expected kernels\.SGD\(\.\.\.\) or .*, got Own\(learning_rate=0\.1",
+        ),
         (
             {"optimizer": Adam(), "start": 3},
             ValueError,
