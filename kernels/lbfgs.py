@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_array, check_numerics, to_integer, to_real
+from ._checks import check_alike, check_array, check_numerics, check_shape, to_integer, to_real
 from ._host import placement, to_host
 from ._typing import Array
 from .numerics import NATIVE, Numerics
@@ -113,7 +113,8 @@ def minimize(
     Raises
     ------
     ValueError, TypeError
-        If x is not one-dimensional, its dtype is none of those above, or a number is out of range.
+        If x is not one-dimensional, its dtype is none of those above, a number is out of range, or
+        the function returns a gradient that is not like x.
 
     References
     ----------
@@ -134,16 +135,16 @@ def minimize(
     check_array("x", x)
     if x.ndim != 1:
         raise ValueError(f"expected x of shape (n,), got shape {tuple(x.shape)}")
-    limits = {"max_steps": max_steps, "max_calls": max_calls, "memory": memory}
-    for name, limit in limits.items():
-        if to_integer(name, limit) < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {limit}")
+    max_steps, max_calls, memory = (
+        _positive(name, limit)
+        for name, limit in (("max_steps", max_steps), ("max_calls", max_calls), ("memory", memory))
+    )
     gradient_tolerance = to_real("gradient_tolerance", gradient_tolerance, least=0.0)
     value_tolerance = to_real("value_tolerance", value_tolerance, least=0.0)
     check_numerics(numerics)
     n, calls = numerics, 1
-    value, gradient = function(x)
-    here = _Point(0.0, x, float(value), gradient, 0.0)
+    value, gradient = _of(function, x)
+    here = _Point(0.0, x, value, gradient, 0.0)
     pairs: tuple[_Pair, ...] = ()
     largest, steps = _largest(gradient), 0
     reason = "gradient" if largest <= gradient_tolerance else None
@@ -174,6 +175,21 @@ def minimize(
         elif before.value - here.value <= value_tolerance * size:
             reason = "value"
     return Minimum(here.x, here.value, steps, calls, reason)
+
+
+def _positive(name: str, limit: int) -> int:
+    limit = to_integer(name, limit)
+    if limit < 1:
+        raise ValueError(f"expected {name} of 1 or more, got {limit}")
+    return limit
+
+
+def _of(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[float, Array]:
+    """Call the function with a copy and copy the gradient, as it may use its arrays again."""
+    value, gradient = function(x * 1.0)
+    check_alike("the gradient that the function returns", gradient, "x", x)
+    check_shape("the gradient that the function returns", gradient, tuple(x.shape))
+    return float(value), gradient * 1.0
 
 
 def _direction(
@@ -234,8 +250,8 @@ def _search(
         return None, 0
     for calls in range(1, _MOST_POINTS + 1):
         x = n.add(here.x, n.multiply(direction, size))
-        value, gradient = function(x)
-        new = _Point(size, x, float(value), gradient, _inner(gradient, direction, n))
+        value, gradient = _of(function, x)
+        new = _Point(size, x, value, gradient, _inner(gradient, direction, n))
         finite = math.isfinite(new.value) and math.isfinite(new.slope)
         enough = here.value + _DECREASE * size * here.slope
         if not finite or new.value > enough or new.value >= low.value:

@@ -114,6 +114,43 @@ def test_what_is_not_finite_is_not_entered():
     np.testing.assert_allclose(found.x, [1.0, 1.0], rtol=1e-4)
 
 
+def test_arrays_of_the_function_may_be_used_again():
+    """It may compute in the place of x, and in one array for all gradients."""
+    gradient = np.zeros(2)
+
+    def function(x):
+        value, gradient[...] = valley(x)
+        x -= 1.0
+        return value, gradient
+
+    x = np.asarray([-1.2, 1.0])
+    found, expected = minimize(function, x), minimize(valley, x)
+    assert_identical(found.x, expected.x)
+    assert found[1:] == expected[1:]
+    np.testing.assert_array_equal(x, [-1.2, 1.0])
+
+
+def test_numbers_of_numpy_are_numbers():
+    """Unsigned ones have no negative."""
+    x = np.asarray([-1.2, 1.0])
+    found = minimize(valley, x, memory=np.uint8(3))
+    assert found[1:] == minimize(valley, x, memory=3)[1:]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "error", "message"),
+    [
+        (lambda x: np.sum(x), ValueError, r"the gradient that .* shape \(2,\), got shape \(\)"),
+        (lambda x: x[:1], ValueError, r"the gradient that .* shape \(2,\), got shape \(1,\)"),
+        (lambda x: x.astype("float32"), TypeError, "the gradient that .* float64, .* got float32"),
+    ],
+)
+def test_no_gradient(gradient, error, message):
+    """Of another shape it would be taken for that of each element."""
+    with pytest.raises(error, match=message):
+        minimize(lambda x: (np.sum(x * x), gradient(x)), np.asarray([1.0, 2.0]))
+
+
 @pytest.mark.parametrize(
     ("x", "given", "error", "message"),
     [
