@@ -32,7 +32,8 @@ def to_host(a: Array) -> array.array[float]:
     for way in ways:
         try:
             values: array.array[float] = array.array(typecode)
-            values.frombytes(memoryview(way()).cast("B"))
+            view = memoryview(way())
+            values.frombytes(view.cast("B") if view.c_contiguous else view.tobytes())
             return _little_endian(values)
         except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
             pass

@@ -189,6 +189,15 @@ def test_infinity_and_nan_are_saved(asarray, dtype, like, path):
     assert_identical(kernels.load(path, like=like)[0].weight, layers[0].weight)
 
 
+def test_every_bit_of_nan_is_saved(path):
+    """Also of one that signals, where elements do not lie one after the other."""
+    words = np.asarray([0x7FA00001, 0xFFC12345, 0x80000000, 1], "uint32")
+    bias = np.repeat(words.view("float32"), 2)[::2]
+    kernels.save(path, (Layer(np.zeros((1, 4), "float32"), bias),))
+    (again,) = kernels.load(path, like=bias)
+    np.testing.assert_array_equal(again.bias.view("uint32"), words)
+
+
 def test_file_is_read_by_safetensors(asarray, dtype, path):
     layers = network(asarray, dtype, (True, False))
     kernels.save(path, layers)
