@@ -244,8 +244,8 @@ def differentiated(
         activation=activation,
         numerics=numerics,
     )
-    if chosen is not None:
-        gradient = _spread(gradient, chosen, n)
+    # A copy here as well, since an activation may use the array that it returned again.
+    gradient = gradient * 1.0 if chosen is None else _spread(gradient, chosen, n)
     if factor is not None:
         return value, (*changes, Layer(gradient))
     scales = others[1].weight
