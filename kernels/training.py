@@ -143,7 +143,8 @@ def fit(
     compile
         A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
         step is kept for the next call with the same compiler, loss, activation, numerics, l2 and
-        optimizer but for its learning rate.
+        optimizer but for its learning rate. Some, such as jax.jit, compile in what a function of
+        your own reads beside its arguments: with another number it must be another function.
         If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
         are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
         steps as one call of what `repeat` makes of a function
