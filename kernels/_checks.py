@@ -11,6 +11,7 @@ from typing import Any, cast
 from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
 
 from ._typing import Array
+from .numerics import Numerics
 
 
 def check_array(name: str, array: Array) -> None:
@@ -111,7 +112,7 @@ def check_labels(y: Array, classes: int) -> None:
         )
 
 
-def check_sample_weight(sample_weight: Array, x: Array) -> None:
+def check_sample_weight(sample_weight: Array, x: Array, numerics: Numerics) -> None:
     """Raise unless these are weights of the samples, of which one counts. This reads the values."""
     check_alike("sample_weight", sample_weight, "x", x)
     check_shape("sample_weight", sample_weight, (x.shape[0],))
@@ -122,6 +123,11 @@ def check_sample_weight(sample_weight: Array, x: Array) -> None:
         raise ValueError(f"expected sample_weight of finite numbers from 0, got {wrong:g}")
     if high == 0.0:
         raise ValueError("expected sample_weight with a number above 0, got zeros alone")
+    if float(xp.max(numerics.flush(sample_weight))) == 0.0:
+        raise ValueError(
+            "expected sample_weight with a number that does not count as zero in exact numerics, "
+            f"got {high:g} as the largest"
+        )
 
 
 def to_signed(labels: Array) -> Array:

@@ -208,7 +208,7 @@ def fit(
     classes = loss in (softmax_cross_entropy, logistic_cross_entropy)
     targets: Any = to_signed(y) if classes and "uint" in str(y.dtype) else y
     if sample_weight is not None:
-        check_sample_weight(sample_weight, x)
+        check_sample_weight(sample_weight, x, numerics)
         loss, targets = weighted(loss), (targets, sample_weight)
     if compile is not None:
         check_function("a compiler such as jax.jit or the compile of a backend", compile)

@@ -204,6 +204,11 @@ LAYERS = kernels.init((3, 2), like=X)
         ({"sample_weight": np.ones(2, "float32")}, TypeError, "sample_weight of dtype float64, as"),
         ({"sample_weight": [1.0, 1.0]}, TypeError, "sample_weight to be an array, got list"),
         ({"sample_weight": np.zeros(2)}, ValueError, "a number above 0, got zeros alone"),
+        (
+            {"sample_weight": np.full(2, 2.0**-851), "numerics": kernels.EXACT},
+            ValueError,
+            "that does not count as zero in exact numerics, got 6.65999e-257 as the largest",
+        ),
         ({"sample_weight": np.asarray([1, -2.0])}, ValueError, "finite numbers from 0, got -2"),
         ({"sample_weight": np.asarray([1, np.inf])}, ValueError, "finite numbers from 0, got inf"),
         (

@@ -217,7 +217,7 @@ class MultilayerPerceptron(BaseEstimator):
         data = Data(place.take(X, kind), place.take(target, kind), weight)
         check_targets(self._loss(), data.y, data.y.shape[1])
         if data.weight is not None:
-            check_sample_weight(data.weight, data.x)
+            check_sample_weight(data.weight, data.x, self._numerics)
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**32, dtype=np.uint32))
         if first:
