@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -226,12 +227,13 @@ def _limit(seconds: int) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise _Late
 
-    # Windows has no such signal, and no limit.
-    if not hasattr(signal, "SIGALRM"):
+    # Windows has no such signal, and no limit; other threads than the first set none.
+    first = threading.current_thread() is threading.main_thread()
+    if not (first and hasattr(signal, "SIGALRM")):
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    left = signal.alarm(seconds)
     try:
         yield
     except _Late as late:
@@ -240,6 +242,8 @@ def _limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+        # That of the program, if it has one.
+        signal.alarm(left)
 
 
 def _stopped(error: Exception) -> Difference:

@@ -4,8 +4,10 @@ import io
 import json
 import operator
 import re
+import signal
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import array_api_compat.numpy as np_xp
 import numpy as np
@@ -641,6 +643,31 @@ def test_a_library_that_takes_for_ever(mylib, report, monkeypatch):
     monkeypatch.setattr(checkup, "PARTS", {"forward": (forever, NATIVE)})
     found = report("mylib", "--dtype", "float32", status=1)
     assert found["differences"][0]["got"] == "TimeoutError: not done after 1 seconds"
+
+
+@pytest.fixture
+def one_part(monkeypatch):
+    monkeypatch.setattr(checkup, "PARTS", {"digest": checkup.PARTS["digest"]})
+    monkeypatch.setattr(checkup, "COMMITTED", {})
+
+
+@pytest.mark.usefixtures("one_part")
+def test_a_library_passes_in_any_thread():
+    """Only the first can set a limit of time."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(checkup.examine, find("numpy", None), ("float32",)).result()
+    assert found.passed, found.differences
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="only POSIX has alarms")
+@pytest.mark.usefixtures("one_part")
+def test_an_alarm_of_the_program_stays():
+    signal.alarm(1000)
+    try:
+        assert checkup.examine(find("numpy", None), ("float32",)).passed
+        assert 990 < signal.alarm(0) <= 1000
+    finally:
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize(
