@@ -342,7 +342,8 @@ class _Steps(NamedTuple):
             losses.append(value)
             if progress is not None:
                 try:
-                    progress(taken + len(losses), value)
+                    # A copy, since it may compute in the place of what it is given.
+                    progress(taken + len(losses), value * 1.0)
                 except StopIteration:
                     ended = True
                     break

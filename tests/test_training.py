@@ -242,6 +242,17 @@ def test_progress(asarray, dtype, arguments):
     assert_networks_identical(fit.layers, silent.layers)
 
 
+def test_progress_may_change_what_it_is_given(asarray):
+    layers, x, y = data(asarray, "float32")
+
+    def progress(_, value):
+        value /= 2.0
+
+    arguments = {"learning_rate": 0.01, "steps": 2}
+    fit = kernels.fit(layers, x, y, progress=progress, **arguments)
+    assert_identical(fit.losses, kernels.fit(layers, x, y, **arguments).losses)
+
+
 @float32
 @pytest.mark.parametrize("last", [1, 4])
 def test_progress_ends_training(asarray, dtype, last):
