@@ -672,6 +672,13 @@ def test_error_of_a_product(asarray, dtype, k, products, kind):
     assert_within_bound(fetch(got), a, b, exact, numerics)
 
 
+@pytest.mark.parametrize("dtype", ["float16", np.float64])
+def test_error_bound_of_another_dtype(dtype):
+    """It is not taken for float32."""
+    with pytest.raises(ValueError, match="expected a dtype of 'float32' or 'float64', got"):
+        EXACT.error_bound(dtype, 10)
+
+
 def test_error_bound_by_hand():
     """Two slices of 64 terms, of 23 and 24 bits: what each leaves out, and the product left out."""
     left, right, product = 2.0 ** -(23 + 24), 2.0 ** -(24 + 25), 2.0 ** -(24 + 25 - 2)

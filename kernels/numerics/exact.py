@@ -301,11 +301,18 @@ class Exact:
         k
             The number of terms.
 
+        Raises
+        ------
+        ValueError
+            If the dtype is none of these, or k is over 2**24.
+
         Examples
         --------
         >>> Exact().error_bound("float32", 1000) < 2.0**-20
         True
         """
+        if dtype not in list(_TINY):
+            raise ValueError(f"expected a dtype of 'float32' or 'float64', got {dtype!r}")
         slices, pairs = self._scheme(dtype, k)
         bits = _bits(slices, k)
         above = 1 + 3.01 * 2.0 ** (_half_bits(k) - 11) if pairs == ((0, 0),) else 1.0
