@@ -244,6 +244,8 @@ def fit(
         trained, values, _ = steps_of_fit.take(batches, x, operands, trained)
         losses.append(values)
     new, arrays = trained
+    # An activation of the user's may have returned another dtype, which spreads.
+    check_layers(new)
     values = losses[0] if len(losses) == 1 else xp.concat(losses)
     kind = SGDState if isinstance(optimizer, SGD) else AdamState
     return Fit(new, values, kind(before + values.shape[0], *arrays))

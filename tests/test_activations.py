@@ -1,6 +1,7 @@
 """Activations: values, derivatives from the output, and the same bits everywhere."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,3 +236,15 @@ def test_what_is_no_activation(wrong):
     for call in calls:
         with pytest.raises(TypeError, match=r"expected an activation such as .*tanh, got "):
             call()
+
+
+def test_a_derivative_of_another_dtype():
+    """A number of NumPy's makes float64 of float32, and a bias with it."""
+
+    def back(y, gradient, _):
+        return gradient * (y > 0.0) * np.float64(1.0)
+
+    case = network(np.asarray, "float32")
+    own = replace(activations.relu, back=back)
+    with pytest.raises(TypeError, match=r"layers\[0\]\.bias of dtype float32, .*, got float64"):
+        kernels.fit(*case, learning_rate=0.1, steps=1, activation=own)
