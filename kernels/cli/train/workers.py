@@ -164,6 +164,6 @@ def _written(options: Options) -> list[str]:
             arguments.append(f"--no-{option}")
         elif isinstance(value, list):
             arguments += [f"--{option}={each}" for each in value]
-        elif value not in (None, False):
+        elif value is not None and value is not False:
             arguments.append(f"--{option}={value}")
     return arguments
