@@ -175,6 +175,47 @@ def test_a_point_anywhere_says_that_commas_are_none(tmp_path):
     assert sheet.frame.rows() == [("1,234", 5.5), ("2,345", 6.5)]
 
 
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        # Commas are decimal points, so that a point is in no number, wherever it comes.
+        ("a;b\n1,234;0,5\n567;2\n", [(1.234, 0.5), (567, 2)]),
+        ("a;b\n1.234;0,5\n567;2\n", [("1.234", 0.5), ("567", 2)]),
+        (
+            "a;b\n" + "0,5;x\n" * 200 + "0.5;x\n" * 200,
+            [("0,5", "x")] * 200 + [("0.5", "x")] * 200,
+        ),
+        # Points are.
+        ("a;b\n1,234;0.5\n567;2\n", [("1,234", 0.5), ("567", 2)]),
+        ("a;b\n1.234;5\n567;2\n", [(1.234, 5), (567, 2)]),
+        ("a;b\n1,234,567;5\n567;2\n", [("1,234,567", 5), ("567", 2)]),
+        # And of quoted cells between commas always.
+        ('a,b\n"1,234",5\n567,2\n', [("1,234", 5), ("567", 2)]),
+    ],
+)
+def test_thousands_are_no_decimals(content, rows, tmp_path):
+    assert sheet_of(tmp_path, content).frame.rows() == rows
+
+
+def test_commas_that_may_be_either_are_refused(tmp_path):
+    content = "a;b\n567;2\n12,345;3\n"
+    message = "surely decimal points or .* got '12,345', which is 12.345 or 12345, in column 'a'"
+    refused(message, sheet_of, tmp_path, content)
+    assert sheet_of(tmp_path, content, drop=["a"]).frame.rows() == [(2,), (3,)]
+
+
+def test_names_are_no_patterns(tmp_path):
+    sheet = sheet_of(tmp_path, "*,b,^b\n1,x,NA\n3,y,1\n")
+    assert sheet.frame.rows() == [(1, "x", None), (3, "y", 1)]
+    path = tmp_path / "d.parquet"
+    pl.DataFrame({"*": [1, 2], "b": [3, 4]}).write_parquet(path)
+    assert reading.read_sheet(path, drop=["*"]).frame.columns == ["b"]
+    read = table.read_table(write(path.with_suffix(".csv"), "*,b\n" + "1,x\n2,y\n" * 4), "*", None)
+    assert read.x.frame.columns == ["b"]
+    message = r"names that polars does not take for patterns, got '\^b\$' in "
+    refused(message, sheet_of, tmp_path, "^b$,b\n1,2\n")
+
+
 def test_numbers_are_those_of_python(tmp_path):
     cells = [
         "1e23",
@@ -215,6 +256,7 @@ def test_what_a_column_is_may_show_late(tmp_path, monkeypatch):
     content = "code,wide,slip\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
     message = r"as in other cells of the column, got 'x' in row 2 \(line {}\), column 'slip' of"
     refused(message.format(3), sheet_of, tmp_path, content)
+    refused(r"or leave the column out with --drop 'slip'$", sheet_of, tmp_path, content)
     # Rows without anything do not count, and lines do.
     blank = content.replace("\n1,2", '\n\n"","",""\n,,\n1,2')
     refused(message.format(6), sheet_of, tmp_path, blank)
@@ -258,6 +300,18 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
             "d.tab",
             "a\tb\tc\td\nd\tcontinuous\tyes no\t\nclass\t\tmeta\nx\t1\ty\t2\n",
             "the names of columns in one line .* got Orange's two more lines, of types and roles",
+        ),
+        (
+            "d.txt",
+            '"a" "b" "c"\n"1" 1 2 x\n"2" 3 4 y\n',
+            "a name for every cell, got 3 names and 4 cells in every row of .*d.txt, as R's",
+        ),
+        ("d.csv", "a,b\nr,1,2\ns,3,4\n", "a name for every cell, got 2 names and 3 cells"),
+        ("d.csv", "a,b\n1,2,\n3,4,\n", r"2 cells .* got 3 in row 1 \(line 2\) of .*d.csv"),
+        (
+            "d.csv",
+            "'a','b, c'\n1,2\n",
+            "names in double quotes or none, got 'a','b, c' in single quotes in .*d.csv",
         ),
         ("d.csv", "a,b\n1,2\r3\n", "a CSV file, got .*d.csv: new-line character seen"),
         ("d.csv", 'a,b\n1,"2"3\n', "a CSV file, got .*d.csv, in line 2 of which"),
@@ -602,9 +656,14 @@ def test_without_polars(tmp_path, monkeypatch):
     refused("reading d.csv needs polars, which is not installed", sheet_of, tmp_path, "a,b\n1,2\n")
 
 
-def test_workers_are_given_every_column_to_drop():
+def test_workers_are_given_all_that_the_command_is():
     workers = importlib.import_module("kernels.cli.train.workers")
     settings = importlib.import_module("kernels.cli.train.settings")
     written = workers._written(settings.Options(drop=["a", "b c"], separator=";"))
     assert written == ["--drop=a", "--drop=b c", "--separator=;"]
+    # Zeros are no defaults of theirs.
+    options = {"seed": 0, "power": 0.0, "beta1": 0.0, "beta2": 0.0, "nesterov": False}
+    written = workers._written(settings.Options(**options))
+    expected = ["--seed=0", "--power=0.0", "--no-nesterov", "--beta1=0.0", "--beta2=0.0"]
+    assert sorted(written) == sorted(expected)
     assert settings.given_of(settings.Options(separator="tab")) == {"separator": "\t"}

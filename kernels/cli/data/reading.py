@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common import CliError, require
-from .sheet import Sheet, chosen, where
+from .sheet import Sheet, chosen, named, where
 from .source import PACKED
 from .text import read_text
 
@@ -94,7 +94,7 @@ def _read_columns(
         raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
     columns = {}
     wanted = chosen(path, frame.columns, drop, only)
-    for column in frame.select(wanted):
+    for column in frame.select(named(wanted)):
         dtype = column.dtype
         if (column.name in text and not dtype.is_float()) or dtype in (
             pl.Boolean,

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 
 from ..common import CliError
 
-__all__ = ["LABELS", "TASKS", "Sheet", "Table", "chosen", "counted", "listed", "select", "where"]
+__all__ = [
+    "LABELS",
+    "TASKS",
+    "Sheet",
+    "Table",
+    "chosen",
+    "counted",
+    "listed",
+    "named",
+    "select",
+    "where",
+]
 
 TASKS = ("classification", "regression")
 
@@ -100,7 +111,20 @@ def chosen(
         raise CliError(
             f"expected --drop to be a column of {path} ({listed(names)}), got {unknown!r}"
         )
+    pattern = next((name for name in names if name.startswith("^") and name.endswith("$")), None)
+    if pattern is not None:
+        raise CliError(
+            f"expected names that polars does not take for patterns, got {pattern!r} in {path}: "
+            "give the column another name"
+        )
     return [name for name in names if name not in drop and (only is None or name in only)]
+
+
+def named(names: Collection[str]) -> Any:
+    """Select columns by their names, also one of "*", which to polars is all of them."""
+    import polars.selectors
+
+    return polars.selectors.by_name(*names, require_all=False)
 
 
 def listed(names: list[str], limit: int = 12) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ..common import CliError
 from .arrays import beside, read_archive
 from .reading import read_sheet
-from .sheet import Sheet, Table, counted, listed, select, where
+from .sheet import Sheet, Table, counted, listed, named, select, where
 from .text import NOTHING, numbers
 
 __all__ = ["read_table"]
@@ -74,7 +74,8 @@ def read_table(
         _check_columns(sheet, target, weights)
         sheet, y, classes, notes = _target(sheet, target, task)
         weight = None if weights is None else _weights(sheet, weights)
-        sheet = sheet._replace(frame=sheet.frame.drop(target, *([weights] if weights else [])))
+        others = named([target] if weights is None else [target, weights])
+        sheet = sheet._replace(frame=sheet.frame.drop(others))
     if weight is not None and weight.min() < 0.0:
         raise CliError(
             f"expected weights of 0 or more, got {weight.min():g} in {weights!r} of {path}"

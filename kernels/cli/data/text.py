@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..common import CliError
-from .sheet import Sheet, chosen
+from .sheet import Sheet, chosen, named
 from .source import PACKED, Source, not_utf8, source_of, without_runs
 
 __all__ = ["NOTHING", "numbers", "read_text"]
@@ -35,11 +35,26 @@ _SLIPS = 0.2
 
 _COMMA, _POINT = (re.compile(rf"[+-]?\d*[{mark}]\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in ",.")
 
+# What is between thousands may be a comma or a point as well.
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")
+
 _DATE = r"^\d{4}[-/]\d\d[-/]\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?$"
 
 
 class _Form(NamedTuple):
-    """How a file is written: how many blank lines lead, and the names in the header."""
+    """How a file is written.
+
+    Attributes
+    ----------
+    blank
+        How many blank lines lead.
+    names
+        In the header.
+    whole
+        Whether all columns are asked for, but those to drop.
+    rows
+        About how many there are, if that is known.
+    """
 
     path: Path
     source: Source
@@ -47,6 +62,7 @@ class _Form(NamedTuple):
     comma: bool
     blank: int
     names: list[str]
+    whole: bool
     rows: float | None
 
 
@@ -86,12 +102,12 @@ def read_text(
     """
     import polars as pl
 
-    form = _form(path, separator, encoding)
+    form = _form(path, separator, encoding, drop, only)
     wanted = chosen(path, form.names, drop, only)
     parts: dict[str, list[Any]] = {name: [] for name in wanted}
     as_text = set(text)
     for piece in _pieces(form, progress=True):
-        for cells in _converted(piece.select(wanted), form.comma, as_text):
+        for cells in _converted(piece.select(named(wanted)), form.comma, as_text):
             parts[cells.name].append(cells)
     columns = {name: _whole(form, name, parts.pop(name), name in text) for name in wanted}
     return Sheet(
@@ -113,20 +129,23 @@ def numbers(cells: Any, comma: bool) -> tuple[Any, Any]:
 def _as_numbers(frame: Any, comma: bool) -> Any:
     import polars as pl
 
-    cells = pl.all().str.replace(",", ".", literal=True) if comma else pl.all()
+    cells = pl.all()
+    if comma:
+        # A point is between thousands, and no number here.
+        cells = cells.str.replace(".", " ", literal=True).str.replace(",", ".", literal=True)
     return frame.select(cells.cast(pl.Float64, strict=False))
 
 
 def _converted(piece: Any, comma: bool, as_text: set[str]) -> Any:
     """Make numbers of columns that have no other cells, and note those that do."""
-    tried = piece.drop(as_text, strict=False)
+    tried = piece.drop(named(as_text))
     found = _as_numbers(tried, comma)
     lost = zip(tried.columns, tried.null_count().row(0), found.null_count().row(0), strict=True)
     for name in [name for name, before, after in lost if before != after]:
         cells, odd = numbers(piece[name], comma)
         if odd.any():
             as_text.add(name)
-            found = found.drop(name)
+            found = found.drop(named([name]))
         else:
             found = found.with_columns(cells)
     return piece.with_columns(_small(found))
@@ -142,7 +161,7 @@ def _small(frame: Any) -> Any:
             large.cast(dtype, strict=False).cast(pl.Float64).eq_missing(large).all()
         )
         small = [name for name in same.columns if same[name].item()]
-        frame = frame.with_columns(pl.col(small).cast(dtype))
+        frame = frame.with_columns(named(small).cast(dtype))
     return frame
 
 
@@ -166,6 +185,7 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
             raise CliError(
                 f"expected a number, as in other cells of the column, got {cells[row]!r} in "
                 f"{_place(form, row, name)}"
+                + (f": mend it, or leave the column out with --drop {name!r}" if form.whole else "")
             )
     cells = cells.str.strip_chars().str.replace('^"(.*)"$', "$1")
     cells = cells.set(cells == "", None)
@@ -180,7 +200,13 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
     return dates if dates.null_count() == cells.null_count() else cells
 
 
-def _form(path: Path, separator: str | None, encoding: str | None) -> _Form:
+def _form(
+    path: Path,
+    separator: str | None,
+    encoding: str | None,
+    drop: Collection[str],
+    only: Collection[str] | None,
+) -> _Form:
     with _told(path):
         source = source_of(path, encoding)
         head = _scan_lines(source).head(_HEAD).collect()["line"].fill_null("").to_list()
@@ -189,27 +215,54 @@ def _form(path: Path, separator: str | None, encoding: str | None) -> _Form:
             raise CliError(f"expected a header row in {path}, got blank lines")
         _check_orange(path, head[blank : blank + 3])
         head = [line for line in head if line.strip()]
-        separator = separator or _separator(head)
+        _check_single_quotes(path, head[0])
+        given, separator = separator, separator or _separator(head)
         header, *rows = _split(head, separator)
+        if len(header) == 1 or {len(header)} != set(map(len, rows)):
+            _check_row_names(path, head, given)
         if separator == " ":
             source = without_runs(_lines(source))
     names = [name.strip() for name in header]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CliError(f"expected column names that differ, got {twice!r} twice in {path}")
-    cells = [cell.strip() for row in rows for cell in row]
-    comma = separator != "," and any(map(_COMMA.fullmatch, cells))
+    wanted = set(chosen(path, names, drop, only))
+    cells = [
+        (name, cell.strip())
+        for row in rows
+        for name, cell in zip(names, row, strict=False)
+        if name in wanted
+    ]
     packed = path.suffix.lower() in PACKED
     length = sum(len(line) + 1 for line in head) / len(head)
     return _Form(
         path,
         source,
         separator,
-        comma and not any(map(_POINT.fullmatch, cells)),
+        separator != "," and _has_commas(path, cells),
         blank,
         names,
+        only is None,
         None if packed else path.stat().st_size / length,
     )
+
+
+def _has_commas(path: Path, cells: list[tuple[str, str]]) -> bool:
+    """Say whether a comma is the decimal point, as those cells tell that have no thousands."""
+    marked = [
+        (name, cell) for name, cell in cells if _COMMA.fullmatch(cell) or _POINT.fullmatch(cell)
+    ]
+    clear = {cell for _, cell in marked if not _THOUSANDS.fullmatch(cell)}
+    if any("." in cell for cell in clear):
+        return False
+    name, cell = next(((name, cell) for name, cell in marked if "," in cell), ("", ""))
+    if cell and not clear:
+        raise CliError(
+            f"expected commas that are surely decimal points or surely between thousands, got "
+            f"{cell!r}, which is {cell.replace(',', '.')} or {cell.replace(',', '')}, in column "
+            f"{name!r} of {path}: write it as one of these"
+        )
+    return bool(clear)
 
 
 def _separator(head: list[str]) -> str:
@@ -249,6 +302,28 @@ def _check_orange(path: Path, head: list[str]) -> None:
             "expected the names of columns in one line and then the data, got Orange's two more "
             f"lines, of types and roles, in {path}: take its second and third line out"
         )
+
+
+def _check_single_quotes(path: Path, header: str) -> None:
+    """Raise `CliError` if the first and the last name are in single quotes, which are letters."""
+    text = header.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        raise CliError(
+            f"expected names in double quotes or none, got {text[:40]} in single quotes in {path}"
+        )
+
+
+def _check_row_names(path: Path, head: list[str], separator: str | None) -> None:
+    """Raise `CliError` if rows begin with names, for which R's write.table writes no header."""
+    for each in (separator,) if separator else (*_SEPARATORS, " "):
+        header, *rows = _split(head, each)
+        longer = len(header) > 1 and {len(row) for row in rows} == {len(header) + 1}
+        if longer and any(row[-1].strip() for row in rows):
+            raise CliError(
+                f"expected a name for every cell, got {len(header)} names and {len(rows[0])} cells "
+                f"in every row of {path}, as R's write.table writes it: give it row.names=FALSE, "
+                "or put a name in front of the header"
+            )
 
 
 def _scan_lines(source: Source) -> Any:
