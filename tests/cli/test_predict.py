@@ -104,6 +104,44 @@ def test_classes(run, trained):
     assert err == f"accuracy {right:.2%} on 40 rows whose target is known.\n"
 
 
+def test_labels_that_are_written_otherwise(run, tmp_path):
+    path, saved, other = (tmp_path / name for name in ("d.csv", "m", "other.csv"))
+
+    def written(label, row=None, instead=None):
+        labels = [instead if i == row else label(code) for i, code in enumerate([1, 2] * (N // 2))]
+        return frame().drop("code").with_columns(code=pl.Series(labels, dtype=pl.String))
+
+    written(str).write_csv(path)
+    run("train", "--data", path, "--target", "code", *SMALL, "--save", saved)
+    told = run("predict", saved, path)
+    assert told[1].endswith(" on 40 rows whose target is known.\n")
+    # As pandas writes whole numbers where one is missing.
+    written(lambda code: f"{code}.0").write_csv(other)
+    assert run("predict", saved, other) == told
+    for nothing in ("NA", ""):
+        written(str, 3, nothing).write_csv(other)
+        assert run("predict", saved, other)[1].endswith(" on 39 rows whose target is known.\n")
+    written(str, 3, "7").write_csv(other)
+    first, last = run("predict", saved, other)[1].splitlines()
+    assert first == f"Never trained on: '7' as the target in {other}, counted as wrong."
+    assert last.endswith(" on 40 rows whose target is known.")
+
+
+def test_labels_of_arrays(run, refuse, tmp_path):
+    file, saved = tmp_path / "d.npz", tmp_path / "m"
+    y = (X > 0).astype(int)
+    np.savez(file, x=X, y=y[:, 0])
+    run("train", "--data", file, "--target", "y", *SMALL, "--save", saved)
+    told = run("predict", saved, file)
+    np.savez(file, x=X, y=y[:, 0].astype(float))
+    assert run("predict", saved, file) == told
+    np.savez(file, x=X, y=y)
+    options = ("--target", "y", "--loss", "logistic_cross_entropy")
+    run("train", "--data", file, *options, *SMALL, "--save", saved)
+    np.savez(file, x=X, y=y * 0.5)
+    assert f"expected labels 0 and 1 as the target in {file}, got 0.5." in refuse(saved, file)
+
+
 def test_probabilities(run, trained):
     saved, path = trained("kind")
     out, err = run("predict", saved, path, "--proba")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from ..data.arrays import FOLDER, mapped, read_new
 from ..data.preparation import Preparation, features
 from ..data.reading import read_sheet
 from ..data.sheet import Sheet, listed, where
-from ..data.text import numbers
+from ..data.text import NOTHING, numbers
 from ..train.model import Model
 from .answers import classes_of
 
@@ -131,7 +132,8 @@ def _column_of_target(preparation: Preparation, sheet: Sheet) -> Any:
         return None
     cells = sheet.frame[target.name]
     if target.classes:
-        return cells.cast(pl.String).fill_null("").to_numpy().astype(str).reshape(-1, 1)
+        labels = cells.cast(pl.String).fill_null("").to_numpy().astype(str).reshape(-1, 1)
+        return _as_classes(sheet.path, labels, target.classes)
     if not cells.dtype.is_numeric():
         cells, _ = numbers(cells.cast(pl.String), sheet.comma)
     return cells.cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(-1, 1)
@@ -178,5 +180,35 @@ def _array_of_target(model: Model, path: Path, y: Any, n: int) -> Any:
         )
     y = y.reshape(n, columns)
     if classes:
-        return y.astype(str)
-    return y.astype("int64" if model.loss == "logistic_cross_entropy" else "float64")
+        return _as_classes(path, y.astype(str), classes)
+    if model.loss != "logistic_cross_entropy":
+        return y.astype("float64")
+    wrong = y[(y != 0) & (y != 1)]
+    if wrong.size:
+        raise CliError(f"expected labels 0 and 1 as the target in {path}, got {wrong[0]:g}")
+    return y.astype("int64")
+
+
+def _as_classes(path: Path, labels: Any, classes: tuple[str, ...]) -> Any:
+    """Write labels as the classes are, "" where there is none, and tell those that are no class."""
+    import numpy as np
+
+    found, places = np.unique(labels, return_inverse=True)
+    numbers = {_number(name): name for name in classes}
+    written = [
+        name if name in classes else numbers.get(_number(name), "" if name in NOTHING else name)
+        for name in found.tolist()
+    ]
+    others = [name for name in written if name and name not in classes]
+    if others:
+        warn(f"Never trained on: {listed(others, 4)} as the target in {path}, counted as wrong.")
+    return np.asarray(written)[places.reshape(labels.shape)]
+
+
+def _number(label: str) -> Decimal | str:
+    """Give the number that a label writes, as pandas writes 1 as 1.0; or the label."""
+    try:
+        number = Decimal(label)
+    except InvalidOperation:
+        return label
+    return number if number.is_finite() else label
