@@ -338,6 +338,7 @@ def test_columns_that_are_refused(tmp_path):
     path = tmp_path / "d.parquet"
     pl.DataFrame({"a": [[1], [2]], "b": [1.0, np.inf]}).write_parquet(path)
     refused("got List.* in 'a': leave it out with --drop", reading.read_sheet, path)
+    refused("got List.* in 'a'$", table.read_table, path, "a", None)
     refused("finite number, got inf in row 2, column 'b'", reading.read_sheet, path, drop=["a"])
     refused("--drop to be a column of .*'a', 'b'.*, got 'c'", reading.read_sheet, path, drop=["c"])
     refused("--separator needs a file of text", reading.read_sheet, path, separator=";")
@@ -483,6 +484,14 @@ def test_dates_are_days_since_1970(cell, days, tmp_path):
     assert made.mean == pytest.approx(days / 4, rel=1e-15)
 
 
+def test_an_instant_is_one_number_in_every_zone(tmp_path):
+    path = tmp_path / "d.parquet"
+    there = pl.Series([datetime.datetime(2024, 7, 1, 12)], dtype=pl.Datetime("us", "UTC"))
+    for zone in ("UTC", "Asia/Tokyo", "Europe/Berlin"):
+        pl.DataFrame({"a": there.dt.convert_time_zone(zone)}).write_parquet(path)
+        assert reading.read_sheet(path).frame.item() == datetime.datetime(2024, 7, 1, 12)
+
+
 def test_what_only_looks_like_dates_is_text(tmp_path):
     sheet = sheet_of(tmp_path, "a,b\n" + "2000-02-30,1\n2000-02-28,2\n" * 2)
     assert column(sheet).categories == ("2000-02-28", "2000-02-30")
@@ -544,6 +553,16 @@ def test_rows_without_a_target_are_left_out(tmp_path):
     made = preparation.Preparation((preparation.Column("a", "category", "x", ("x",)),), None)
     message = r"one of 'x', .* got '1' in row 5 \(line 6\), column 'a'"
     refused(message, preparation.features, made, sheet._replace(frame=frame))
+
+
+def test_decimal_commas_of_a_target_are_numbers(tmp_path):
+    path = write(tmp_path / "d.csv", "a;y\n" + "1;2,5\n3;4\n" * 4)
+    got = table.read_table(path, "y", None)
+    assert got.classes == ()
+    assert got.y.tolist() == [[2.5], [4.0]] * 4
+    path = write(tmp_path / "d.csv", "a,y\n" + "1,2.5\n3,x\n" * 4)
+    message = "in the target, got 'x' in row 2 .*: for classes, give --task classification$"
+    refused(message, table.read_table, path, "y", None)
 
 
 def test_many_whole_numbers_may_be_meant_as_such(tmp_path):

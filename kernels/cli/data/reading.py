@@ -93,14 +93,17 @@ def _read_columns(
         reason = str(error).partition("\n")[0]
         raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
     columns = {}
+    categories, dates = (pl.Boolean, pl.Categorical, pl.Enum), (pl.Date, pl.Datetime)
     wanted = chosen(path, frame.columns, drop, only)
     for column in frame.select(named(wanted)):
         dtype = column.dtype
-        if (column.name in text and not dtype.is_float()) or dtype in (
-            pl.Boolean,
-            pl.Categorical,
-            pl.Enum,
-        ):
+        if not (dtype.is_numeric() or dtype in (*categories, pl.String, pl.Null, *dates)):
+            drops = only is None and column.name not in text
+            raise CliError(
+                f"expected columns of numbers, text or dates in {path}, got {dtype} in "
+                f"{column.name!r}" + (": leave it out with --drop" if drops else "")
+            )
+        if (column.name in text and not dtype.is_float()) or dtype in categories:
             column = column.cast(pl.String)
         elif dtype == pl.Date:
             column = column.cast(pl.Datetime("us"))
@@ -109,12 +112,9 @@ def _read_columns(
         elif dtype.is_float():
             column = column.fill_nan(None)
         elif dtype == pl.Datetime:
-            column = column.dt.replace_time_zone(None).dt.cast_time_unit("us")
-        elif not (dtype.is_integer() or dtype in (pl.String, pl.Null)):
-            raise CliError(
-                f"expected columns of numbers, text or dates in {path}, got {dtype} in "
-                f"{column.name!r}: leave it out with --drop"
-            )
+            # One instant is one number, whatever zone it is written in.
+            utc = column.dt.convert_time_zone("UTC")
+            column = utc.dt.replace_time_zone(None).dt.cast_time_unit("us")
         columns[column.name] = column
     return Sheet(
         path,

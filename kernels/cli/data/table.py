@@ -113,8 +113,9 @@ def _target(
     known = [cell for cell in text.drop_nulls().unique() if cell not in NOTHING]
     whole = [cell for cell in known if _is(int, cell)]
     labels: list[str] = []
-    if task == "regression" or (task is None and len(whole) < sum(_is(float, c) for c in known)):
-        cells = _numbers(sheet, target)
+    points = [cell.replace(",", ".") if sheet.comma else cell for cell in known]
+    if task == "regression" or (task is None and len(whole) < sum(_is(float, c) for c in points)):
+        cells = _numbers(sheet, target, task)
     # Such as 01 is no number but a name; numbers may be of any size.
     elif len(whole) == len(known) and all(cell == str(int(cell)) for cell in whole):
         cells, labels = text.set(text.is_in(NOTHING), None), sorted(whole, key=int)
@@ -144,7 +145,7 @@ def _target(
     return sheet, y, tuple(labels), notes
 
 
-def _numbers(sheet: Sheet, target: str) -> Any:
+def _numbers(sheet: Sheet, target: str, task: str | None) -> Any:
     """Take the numbers of a target."""
     cells = sheet.frame[target]
     if not cells.dtype.is_float():
@@ -154,6 +155,7 @@ def _numbers(sheet: Sheet, target: str) -> Any:
             raise CliError(
                 f"expected a number in the target, got {cells[row]!r} in "
                 f"{where(sheet, row, target)}"
+                + ("" if task else ": for classes, give --task classification")
             )
         cells = found
     if cells.is_infinite().any():
