@@ -2,6 +2,7 @@
 
 import json
 import os
+import pydoc
 import signal
 import subprocess
 import sys
@@ -427,10 +428,36 @@ def test_refuses_a_backend_that_cannot_run(refuse, monkeypatch):
     assert got == "Error: CuPy is not installed: pip install cupy-cuda12x.\n"
 
 
+@pytest.mark.parametrize(
+    ("module", "name"), [("data.reading", "read_text"), ("train.plan", "read_table")]
+)
+def test_refuses_data_that_change_while_they_are_read(module, name, refuse, small_csv, monkeypatch):
+    read = f"kernels.cli.{module}.{name}"
+    before = pydoc.locate(read)
+
+    def changed(path, *arguments, **options):
+        got = before(path, *arguments, **options)
+        os.utime(path, ns=(0, 0))
+        return got
+
+    monkeypatch.setattr(read, changed)
+    got = refuse("train", "--data", small_csv, "--target", "y")
+    assert got == f"Error: expected {small_csv} to stay as it is while it is read, got a change.\n"
+
+
 def test_refuses_outputs_that_cannot_be_written(refuse, tmp_path, small_csv, monkeypatch):
     assert_match("--save .*: it is a folder", refuse("train", "--save", tmp_path))
     own = ("train", "--data", small_csv, "--target", "y")
     assert_match("--save to be a file of its own, got", refuse(*own, "--save", small_csv))
+    np.save(tmp_path / "x.npy", np.ones((9, 2)))
+    np.save(tmp_path / "y.npy", np.ones(9))
+    x = tmp_path / "x.npy"
+    got = refuse("train", "--data", tmp_path, "--save", x)
+    assert got == f"Error: expected --save to be a file of its own, got {x}.\n"
+    both = tmp_path / "new.png"
+    for option in ("--save", "--plot"):
+        got = refuse("train", option, both, "--checkpoint", both)
+        assert got == f"Error: expected {option} to be a file of its own, got {both}.\n"
     plot = tmp_path / "loss.png"
     plot.touch()
     monkeypatch.setattr(os, "access", lambda *_: False)

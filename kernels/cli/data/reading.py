@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common import CliError, require
 from .sheet import Sheet, chosen, named, where
-from .source import PACKED
+from .source import PACKED, unchanged
 from .text import read_text
 
 __all__ = ["SUFFIXES", "read_sheet"]
@@ -59,15 +59,15 @@ def read_sheet(
             f"expected a file of {', '.join((*_TEXT, *_PARQUET, *_ARROW, '.npz'))}, or text with "
             f"{' or '.join(PACKED)} behind it, got {path.name!r}"
         )
-    if kind[0] in _TEXT:
-        sheet = read_text(
-            path, separator=separator, encoding=encoding, drop=drop, only=only, text=text
-        )
-    elif separator is not None or encoding is not None:
+    columns: dict[str, Any] = {"drop": drop, "only": only, "text": text}
+    if kind[0] not in _TEXT and (separator is not None or encoding is not None):
         option = "encoding" if separator is None else "separator"
         raise CliError(f"--{option} needs a file of text, got {path.name!r}")
-    else:
-        sheet = _read_columns(path, kind[0], drop, only, text)
+    with unchanged(path):
+        if kind[0] in _TEXT:
+            sheet = read_text(path, separator=separator, encoding=encoding, **columns)
+        else:
+            sheet = _read_columns(path, kind[0], **columns)
     _check_finite(sheet)
     return sheet
 

@@ -1,15 +1,24 @@
-"""What a file of text holds, as UTF-8 whatever it was written in."""
+"""A file as it is on the disk: whether it changes, and what one of text holds, as UTF-8."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..common import CliError
 
-__all__ = ["PACKED", "Source", "not_utf8", "source_of", "without_runs"]
+__all__ = [
+    "PACKED",
+    "Source",
+    "not_utf8",
+    "source_of",
+    "stamp_of",
+    "unchanged",
+    "without_runs",
+]
 
 PACKED = (".gz", ".zst")
 
@@ -23,6 +32,27 @@ _START = 2**16
 
 # Characters that are converted together.
 _PART = 2**20
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Give what changes with the content of a file; nothing if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def unchanged(path: Path, before: tuple[int, ...] | None = None) -> Iterator[None]:
+    """Raise `CliError` if a file changes meanwhile, or since `stamp_of` gave `before`."""
+    before = stamp_of(path) if before is None else before
+    try:
+        yield
+    finally:
+        # Also if what was read fails otherwise, since it may be parts of two files.
+        if stamp_of(path) != before:
+            raise CliError(f"expected {path} to stay as it is while it is read, got a change")
 
 
 def source_of(path: Path, encoding: str | None) -> Source:

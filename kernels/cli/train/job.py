@@ -16,12 +16,12 @@ from ...minibatches import steps_of
 from ...optimizers import AdamState, SGDState
 from ...reference.problems import Problem, digits, tutorial
 from ..common import CliError, as_cli_error, warn
-from ..data.arrays import FOLDER
 from ..data.preparation import Preparation, Target
 from ..data.sheet import Table, listed
+from ..data.source import unchanged
 from .method import ADAM_RATE
 from .model import Model, check_resumed, read_model
-from .plan import Plan
+from .plan import Plan, files_of
 from .problem import Prepared, make_problem
 from .settings import Settings
 from .targets import name_of, task_of
@@ -83,7 +83,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
     total = steps_of(
         samples, steps=problem.steps, epochs=problem.epochs, batch_size=problem.batch_size
     )
-    settings = _settled(settings, plan.table, problem, total)
+    settings = _settled(settings, plan, problem, total)
     if before is not None and settings.data_sha256 != before.settings.data_sha256:
         raise CliError(
             f"expected the data that the checkpoint in {resume} is of, got another content in "
@@ -200,7 +200,7 @@ def _adopt(place: Backend) -> Callable[..., Array]:
     return lambda host, _: cast(Array, xp.asarray(host))
 
 
-def _settled(settings: Settings, table: Table | None, problem: Problem, total: int) -> Settings:
+def _settled(settings: Settings, plan: Plan, problem: Problem, total: int) -> Settings:
     """Put in what was decided where nothing was given, so that a checkpoint has it."""
     settings = settings._replace(
         hidden=sizes_of(problem.layers)[1:-1],
@@ -209,16 +209,15 @@ def _settled(settings: Settings, table: Table | None, problem: Problem, total: i
         batch_size=problem.batch_size,
         learning_rate=problem.learning_rate,
     )
-    if table is None or settings.data is None:
+    if plan.table is None or settings.data is None:
         return settings._replace(problem=problem.name)
-    path = Path(settings.data).resolve()
     content = hashlib.sha256()
-    for part in [path / name for name in FOLDER] if path.is_dir() else [path]:
+    for part, stamp in zip(files_of(settings), plan.stamps, strict=True):
         unreadable = as_cli_error(OSError, prefix=f"cannot read {part}: ")
-        with unreadable, part.open("rb") as file:
+        with unchanged(part, stamp), unreadable, part.open("rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
     return settings._replace(
-        data=str(path),
+        data=str(Path(settings.data).resolve()),
         data_sha256=content.hexdigest(),
         loss=name_of(problem.loss),
         task=task_of(problem.loss),

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..common import CliError, as_cli_error, check_output, choose, require
-from ..data.arrays import read_folder
+from ..data.arrays import FOLDER, read_folder
 from ..data.sheet import TASKS, Table
+from ..data.source import stamp_of
 from ..data.table import read_table
 from .checkpoint import Checkpoint, agree, newest
 from .method import check_method
 from .settings import Options, Settings, given_of, with_engine
 from .targets import task_for
 
-__all__ = ["Plan", "plan_of"]
+__all__ = ["Plan", "files_of", "plan_of"]
 
 _PROBLEMS = ("digits", "tutorial")
 
@@ -35,6 +36,8 @@ class Plan(NamedTuple):
         The checkpoint to go on from.
     folder
         Where checkpoints are written.
+    stamps
+        Of the files of the data before they were read.
     rows
         The training samples of the table and those held out; None is the usual fifth held out.
     """
@@ -44,6 +47,7 @@ class Plan(NamedTuple):
     table: Table | None
     before: Checkpoint | None
     folder: Path | None
+    stamps: tuple[tuple[int, ...], ...] = ()
     rows: tuple[Any, Any] | None = None
 
 
@@ -69,8 +73,17 @@ def plan_of(options: Options) -> Plan:
         raise CliError("--every needs --checkpoint DIR")
     settings = with_engine(settings, options)
     check_method(settings)
-    _check_outputs(options, None if settings.data is None else Path(settings.data))
-    return Plan(options, settings, _read_data(settings), before, folder)
+    _check_outputs(options, None if settings.data is None else Path(settings.data), folder)
+    stamps = tuple(map(stamp_of, files_of(settings)))
+    return Plan(options, settings, _read_data(settings), before, folder, stamps)
+
+
+def files_of(settings: Settings) -> list[Path]:
+    """List the files of a user's own data."""
+    if settings.data is None:
+        return []
+    path = Path(settings.data)
+    return [path / name for name in FOLDER] if path.is_dir() else [path]
 
 
 def _starts_again() -> bool:
@@ -91,14 +104,16 @@ def _check_cv(options: Options) -> None:
             raise CliError(f"expected --cv or --{name}, got both: --cv keeps no network")
 
 
-def _check_outputs(options: Options, source: Path | None) -> None:
+def _check_outputs(options: Options, source: Path | None, folder: Path | None) -> None:
     """Raise unless both outputs can be written, without touching them."""
     save, plot = options.save, options.plot
-    data, resume, saved = (
-        None if path is None else path.resolve() for path in (source, options.resume, save)
+    resume, saved, kept = (
+        None if path is None else path.resolve() for path in (options.resume, save, folder)
     )
+    data = [] if source is None else [source, *(source / name for name in FOLDER)]
+    used = {kept, *(path.resolve() for path in data)}
     # A resumed network may be replaced by what it becomes.
-    for option, path, others in (("--save", save, {data}), ("--plot", plot, {data, resume, saved})):
+    for option, path, others in (("--save", save, used), ("--plot", plot, used | {resume, saved})):
         if path is None:
             continue
         if path.resolve() in others:
