@@ -42,9 +42,9 @@ def get(device: str | None) -> Backend:
 
     def asarray(host: Any, dtype: str | None = None) -> Array:
         host = numpy.array(host, dtype=dtype)
-        if host.dtype == numpy.float64 and not jax.config.jax_enable_x64:
+        if not jax.config.jax_enable_x64 and not _stays(host):
             raise ValueError(
-                "expected a dtype that JAX has enabled, got float64 without x64: set the "
+                f"expected a dtype that JAX has enabled, got {host.dtype} without x64: set the "
                 "environment variable JAX_ENABLE_X64=1, or call "
                 "jax.config.update('jax_enable_x64', True) before any array is made"
             )
@@ -66,6 +66,14 @@ def get(device: str | None) -> Backend:
         synchronize=synchronize,
         compile=_Jit(1 if kind == "cpu" else _CALLS_WITHOUT_HOST),
     )
+
+
+def _stays(host: Any) -> bool:
+    """Say whether an array keeps its values in JAX without x64, where nothing has 64 bits."""
+    narrow = {"int64": "int32", "uint64": "uint32"}.get(host.dtype.name)
+    if narrow is None:
+        return host.dtype.name not in ("float64", "complex128")
+    return bool((host == host.astype(narrow)).all())
 
 
 @dataclass(frozen=True)

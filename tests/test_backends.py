@@ -287,7 +287,7 @@ def test_backend_of_another_package_that_cannot_be_imported(monkeypatch):
 
 
 @pytest.mark.library("jax")
-def test_float64_of_jax_without_x64(backend):
+def test_64_bits_of_jax_without_x64(backend):
     code = """
 import os
 os.environ["JAX_ENABLE_X64"] = "0"
@@ -299,13 +299,22 @@ for dtype in ("float64", None):
         print("no error:", b.asarray([1.0], dtype).dtype)
     except ValueError as error:
         print(error)
+print(b.asarray([2**31 - 1, -3]).tolist())
+for number in (2**31, -(2**40), 2**63):
+    try:
+        print("no error:", b.asarray([number]))
+    except ValueError as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    single, *refusals = done.stdout.splitlines()
+    single, *reals, whole, a, b, c = done.stdout.splitlines()
     assert single == "float32"
-    assert len(refusals) == 2
-    for refusal in refusals:
-        assert refusal.startswith("expected a dtype that JAX has enabled, got float64 without x64")
+    assert whole == "[2147483647, -3]"
+    assert len(reals) == 2
+    dtypes = ("float64", "float64", "int64", "int64", "uint64")
+    for dtype, refusal in zip(dtypes, (*reals, a, b, c), strict=True):
+        expected = f"expected a dtype that JAX has enabled, got {dtype} without x64"
+        assert refusal.startswith(expected)
         assert "JAX_ENABLE_X64=1" in refusal
 
 
