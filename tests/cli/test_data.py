@@ -526,6 +526,39 @@ def test_another_text_is_no_preparation(damaged):
         preparation.from_json(damaged)
 
 
+@pytest.mark.parametrize(
+    ("columns", "target"),
+    [
+        ({"name": 1}, {}),
+        ({"fill": None}, {}),
+        ({"fill": float("nan")}, {}),
+        ({"mean": "0"}, {}),
+        ({"mean": True}, {}),
+        ({"deviation": 0.0}, {}),
+        ({"deviation": float("inf")}, {}),
+        ({"categories": ["x"]}, {}),
+        ({"kind": "category", "fill": ""}, {}),
+        ({"kind": "category", "fill": 1.0, "categories": ["x"]}, {}),
+        ({"kind": "category", "fill": "", "categories": ["x", "x"]}, {}),
+        ({"kind": "category", "fill": "", "categories": [1]}, {}),
+        ({}, {"name": None}),
+        ({}, {"classes": ["x", 1]}),
+        ({}, {"mean": [0.0]}),
+        ({}, {"mean": [0.0], "deviation": [-1.0]}),
+    ],
+)
+def test_fields_of_other_kinds_are_no_preparation(columns, target):
+    made = preparation.Preparation(
+        (preparation.Column("a", "number", 0.0),), preparation.Target("y")
+    )
+    fields = preparation.as_fields(made)
+    assert preparation.from_json(json.dumps(fields)) == made
+    fields["columns"][0] |= columns
+    fields["target"] |= target
+    with pytest.raises(ValueError, match="expected a preparation of columns, got another text"):
+        preparation.from_json(json.dumps(fields))
+
+
 def test_a_kind_of_another_version_is_refused():
     made = preparation.Preparation(
         (preparation.Column("a", "sound", 0.0),), preparation.Target("y")

@@ -122,6 +122,25 @@ GROWN = "a,town,kind\n" + "".join(
 )
 
 
+def test_refuses_a_target_of_other_outputs(run, tmp_path):
+    pytest.importorskip("polars")
+    file, path = tmp_path / "d.csv", tmp_path / "m"
+    file.write_text(GROWN)
+    run("train", "--data", file, "--target", "kind", "--steps", 1, "--save", path)
+    whole = storage.read_tensors(path)[1]["preparation"]
+    rewritten(path, preparation=whole)
+    run("predict", path, file)
+    text = whole.replace('["no", "yes"]', '["no", "yes", "maybe"]')
+    for loss, preparation, got in (
+        ("softmax_cross_entropy", text, "one of 3 classes and 0 scales in "),
+        ("squared_error", whole, "one of 2 classes and 0 scales in "),
+        ("logistic_cross_entropy", whole, "one of 2 classes and 0 scales in "),
+    ):
+        rewritten(path, loss=loss, preparation=preparation)
+        said = run("predict", path, file, status=2)
+        assert f"expected a target for 2 outputs and {loss}, as the network has, got {got}" in said
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -422,4 +422,37 @@ def from_json(text: str) -> Preparation:
         raise ValueError("expected a preparation of columns, got another text") from error
     if not all(column.kind in _KINDS for column in columns):
         raise ValueError(f"expected columns of {' or '.join(_KINDS)}, got another kind")
+    if not (all(map(_is_column, columns)) and _is_target(target)):
+        raise ValueError("expected a preparation of columns, got another text")
     return made
+
+
+def _is_column(column: Any) -> bool:
+    """Say whether the fields are what they are meant to be."""
+    if not isinstance(column.name, str):
+        return False
+    if column.kind == "category":
+        return _are_names(column.categories) and isinstance(column.fill, str)
+    scale = _are_scales((column.mean,), (column.deviation,))
+    return not column.categories and _is_number(column.fill) and scale
+
+
+def _is_target(target: Any) -> bool:
+    if not isinstance(target.name, str):
+        return False
+    classes = not target.classes or _are_names(target.classes)
+    return classes and _are_scales(target.mean, target.deviation)
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    texts = all(isinstance(name, str) for name in names)
+    return texts and 0 < len(names) == len(set(names))
+
+
+def _are_scales(mean: Sequence[Any], deviation: Sequence[Any]) -> bool:
+    numbers = len(mean) == len(deviation) and all(map(_is_number, (*mean, *deviation)))
+    return numbers and all(each > 0 for each in deviation)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -132,7 +132,25 @@ def _described(path: Path, model: Model, texts: dict[str, str]) -> Model:
                 f"expected a preparation for {inputs} inputs, as the network has, got one for "
                 f"{width(preparation)} in {path}"
             )
+        _check_outputs(path, model, texts["loss"], preparation.target)
     return model._replace(loss=texts["loss"], numerics=texts["numerics"], preparation=preparation)
+
+
+def _check_outputs(path: Path, model: Model, loss: str, target: Target) -> None:
+    """Raise `CliError` unless the network has the outputs that its loss takes of the target."""
+    outputs, classes = model.layers[-1].weight.shape[1], len(target.classes)
+    # How many classes, and scales of numbers, there may be.
+    known: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "squared_error": ((0,), (0, outputs)),
+        "softmax_cross_entropy": ((outputs,), (0,)),
+        "logistic_cross_entropy": ((0, 2) if outputs == 1 else (0,), (0,)),
+        "poisson": ((0,), (0,)),
+    }
+    if classes not in known[loss][0] or len(target.mean) not in known[loss][1]:
+        raise CliError(
+            f"expected a target for {outputs} outputs and {loss}, as the network has, got one of "
+            f"{classes} classes and {len(target.mean)} scales in {path}"
+        )
 
 
 def check_resumed(path: Path, model: Model, loss: str, now: Preparation | None) -> list[str]:
