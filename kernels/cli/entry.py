@@ -124,6 +124,13 @@ class _Output:
         except OSError as error:
             reason = error.strerror or error
             raise _OutputError(f"cannot write to standard output: {reason}", status=1) from error
+        except UnicodeEncodeError as error:
+            wrong = error.object[error.start : error.end]
+            raise CliError(
+                f"cannot write {wrong!r} to standard output, which is in {self._file.encoding}: "
+                "set the environment variable PYTHONIOENCODING=utf-8",
+                status=1,
+            ) from error
 
 
 def _fail(message: str, status: int) -> int:

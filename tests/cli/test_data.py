@@ -320,6 +320,7 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
         ("d.xls", b"", "a file of .csv, .*, .npz, or text with .gz or .zst behind it, got 'd.xls'"),
         ("d.parquet.gz", b"", "a file of .*, got 'd.parquet.gz'"),
         ("csv", b"", "a file of .csv, .*, got 'csv'"),
+        ("\udcff.csv", b"a,b\n1,2\n", r"the path of a file in UTF-8, got '.*udcff.csv'"),
     ],
 )
 def test_files_that_are_refused(name, content, message, tmp_path):

@@ -142,6 +142,19 @@ def test_labels_of_arrays(run, refuse, tmp_path):
     assert f"expected labels 0 and 1 as the target in {file}, got 0.5." in refuse(saved, file)
 
 
+def test_an_output_of_another_encoding_is_told(run, refuse, tmp_path, monkeypatch):
+    path, saved = tmp_path / "d.csv", tmp_path / "m"
+    kind = np.where(X[:, 0] > 0, "日本", "中国")
+    frame().with_columns(kind=pl.Series(kind)).write_csv(path)
+    run("train", "--data", path, "--target", "kind", *SMALL, "--save", saved)
+    with io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True) as output:
+        monkeypatch.setattr("sys.stdout", output)
+        got = refuse(saved, path, status=1)
+    assert got.startswith("Error: cannot write '")
+    assert "to standard output, which is in cp1252: set the environment variable" in got
+    assert got.endswith("PYTHONIOENCODING=utf-8.\n")
+
+
 def test_probabilities(run, trained):
     saved, path = trained("kind")
     out, err = run("predict", saved, path, "--proba")

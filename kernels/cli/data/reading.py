@@ -52,6 +52,10 @@ def read_sheet(
         If the file cannot be used; the message says what is wrong with it, and where.
     """
     require("polars", f"reading {path.name}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CliError(f"expected the path of a file in UTF-8, got {str(path)!r}") from error
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2:-1] if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:]
     if not kind or kind[0] not in SUFFIXES or (kind[0] not in _TEXT and suffixes[-1] in PACKED):
