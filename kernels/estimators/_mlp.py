@@ -50,6 +50,13 @@ _ACTIVATIONS = {
     "tanh": activations.tanh,
     "relu": activations.relu,
 }
+_OF_ONE_TRAINING = (
+    "_state",
+    "loss_curve_",
+    "validation_scores_",
+    "best_validation_score_",
+    "best_loss_",
+)
 # Below this a rate that adapts ends the training.
 _SMALLEST_RATE = 1e-6
 
@@ -213,6 +220,12 @@ class MultilayerPerceptron(BaseEstimator):
             sample_weight = _check_sample_weight(sample_weight, X)
         target = self._encode(y, place, incremental)
         kind = self.dtype or ("float32" if X.dtype == place.xp.float32 else "float64")
+        if not first:
+            kind = dtype_name(self.to_layers()[0].weight)
+            if self.dtype not in (None, kind):
+                raise ValueError(
+                    f"expected dtype={kind!r}, as the weights to go on from, got {self.dtype!r}"
+                )
         weight = None if sample_weight is None else place.take(sample_weight, kind)
         data = Data(place.take(X, kind), place.take(target, kind), weight)
         check_targets(self._loss(), data.y, data.y.shape[1])
@@ -258,6 +271,9 @@ class MultilayerPerceptron(BaseEstimator):
         """Set what training starts from, besides the weights."""
         self.n_layers_, self.n_outputs_ = len(sizes), sizes[-1]
         self.n_iter_ = self.t_ = self._epochs = 0
+        # Another training's, if there was one.
+        for name in _OF_ONE_TRAINING:
+            self.__dict__.pop(name, None)
         if self.solver != "lbfgs":
             self.loss_curve_ = []
             self._no_improvement_count = 0
@@ -325,6 +341,7 @@ class MultilayerPerceptron(BaseEstimator):
     ) -> tuple[Layer, ...]:
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        self._check_goes_on()
         held = None
         if self.early_stopping:
             data, held = self._split(place, data, random)
@@ -355,6 +372,11 @@ class MultilayerPerceptron(BaseEstimator):
         optimizer = self._optimizer()
         state: Any = optimizer.init(layers)
         if incremental and hasattr(self, "_state"):
+            if _form_of(self._state) != _form_of(state):
+                raise ValueError(
+                    "expected solver and momentum as in the call that partial_fit goes on from, "
+                    f"got solver={self.solver!r} and momentum={self.momentum}"
+                )
             state = _mapped(self._state, place.take_layers)
         else:
             self._rate = float(self.learning_rate_init)
@@ -426,6 +448,16 @@ class MultilayerPerceptron(BaseEstimator):
         self._state = _mapped(state, place.back_layers)
         return layers if held is None else best
 
+    def _check_goes_on(self) -> None:
+        """Raise ValueError if training goes on from one that watched something else."""
+        watched = None if not hasattr(self, "loss_curve_") else self.best_loss_ is None
+        if watched != self.early_stopping:
+            before = "solver='lbfgs'" if watched is None else f"early_stopping={watched}"
+            raise ValueError(
+                f"expected {before}, as in the training to go on from, got solver={self.solver!r} "
+                f"and early_stopping={self.early_stopping}"
+            )
+
     def _takes_dual(
         self, layers: tuple[Layer, ...], n: int, epochs: int, settings: dict[str, Any]
     ) -> bool:
@@ -466,7 +498,14 @@ class MultilayerPerceptron(BaseEstimator):
             weight = None if data.weight is None else xp.take(data.weight, index, axis=0)
             return Data(xp.take(data.x, index, axis=0), xp.take(data.y, index, axis=0), weight)
 
-        return chosen(train), chosen(held)
+        parts = chosen(train), chosen(held)
+        for what, part in zip(("train on", "hold out"), parts, strict=True):
+            if part.weight is not None and not place.host(part.weight).any():
+                raise ValueError(
+                    f"expected a sample_weight above 0 among the {part.x.shape[0]} samples that "
+                    f"early_stopping leaves to {what}, got none"
+                )
+        return parts
 
     def _strata(self, y: Any) -> Any:  # noqa: ARG002
         return None
@@ -516,6 +555,11 @@ class MultilayerPerceptron(BaseEstimator):
 def _mapped(state: Any, function: Any) -> Any:
     """Move the arrays of an optimizer's state."""
     return type(state)(state.steps, *map(function, state[1:]))
+
+
+def _form_of(state: Any) -> Any:
+    """Say which optimizer a state is of, and which of its fields it has."""
+    return type(state), tuple(map(bool, state[1:]))
 
 
 def _sum(numbers: Any) -> float:

@@ -377,6 +377,71 @@ def test_bad_input_is_refused_in_a_sentence():
         small(batch_size=41).fit(X, LABELS)
 
 
+def test_what_goes_on_keeps_the_dtype_of_its_weights():
+    float32 = X.astype("float32").astype("float64")
+    digests = []
+    for second in (float32, float32.astype("float32")):
+        model = small(warm_start=True).fit(X, LABELS)
+        model.fit(second, LABELS)
+        digests.append(model.partial_fit(second, LABELS).digest_)
+        assert model.coefs_[0].dtype == np.float64
+    assert digests[0] == digests[1]
+    model.set_params(dtype="float32")
+    with pytest.raises(ValueError, match=r"dtype='float64', as the weights .*, got 'float32'"):
+        model.fit(X, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"solver": "sgd"}, "solver and momentum as in .*, got solver='sgd'"),
+        (
+            {"solver": "sgd", "momentum": 0.0},
+            {"momentum": 0.9},
+            "solver and momentum as in .*, got solver='sgd' and momentum=0.9",
+        ),
+        (
+            {"solver": "lbfgs"},
+            {"solver": "adam"},
+            "solver='lbfgs', as in the .*, got solver='adam'",
+        ),
+        ({"early_stopping": True}, {"early_stopping": False}, "early_stopping=True, as in the "),
+    ],
+)
+def test_training_that_cannot_go_on_is_refused(before, after, message):
+    model = small(**before).fit(X, LABELS > 0)
+    digest = model.digest_
+    with pytest.raises(ValueError, match=f"^expected {message}"):
+        model.set_params(**after).partial_fit(X, LABELS > 0)
+    assert model.digest_ == digest
+    if "momentum" not in str(message):
+        with pytest.raises(ValueError, match=f"^expected {message}"):
+            model.set_params(warm_start=True).fit(X, LABELS > 0)
+
+
+def test_nothing_stays_of_an_earlier_training():
+    model = small().fit(X, LABELS)
+    model.set_params(solver="lbfgs").fit(X, LABELS)
+    assert not hasattr(model, "loss_curve_")
+    with pytest.raises(ValueError, match="expected solver='lbfgs'"):
+        model.set_params(solver="adam").partial_fit(X, LABELS)
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_weights_of_0_in_a_part_are_refused(kind):
+    said = set()
+    for row in range(0, 40, 2):
+        model = small(kind, early_stopping=True, random_state=row)
+        weight = np.zeros(40)
+        weight[row] = 1.0
+        with pytest.raises(
+            ValueError, match=r"^expected a sample_weight above 0 among the"
+        ) as told:
+            model.fit(X, LABELS > 0, sample_weight=weight)
+        said.add(str(told.value).rpartition("leaves to ")[2])
+    assert said == {"hold out, got none", "train on, got none"}
+
+
 def test_scores_are_scikit_learns():
     y, output, weight = X[:, :2], X[:, :2] + 0.1 * X[:, 1:], np.arange(40.0)
     for w in (None, weight):
