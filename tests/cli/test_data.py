@@ -357,6 +357,12 @@ def test_empty_cells_become_the_median_of_the_training_rows(tmp_path):
     assert preparation.filled(made, sheet) == ["'a': 4 empty cells became 2"]
 
 
+def test_a_median_of_large_numbers_is_finite(tmp_path):
+    cells = ["1.6e308", "1.7e308", "-1e308", "1.7e308"]
+    made = column(sheet_of(tmp_path, "a,b\n" + "".join(f"{cell},1\n" for cell in cells)))
+    assert made.fill == 2.0 * ((0.8e308 + 0.85e308) / 2.0)
+
+
 def test_nan_in_a_column_of_parquet_is_an_empty_cell(tmp_path):
     path = tmp_path / "d.parquet"
     pl.DataFrame({"a": [1.0, np.nan, 4.0], "b": [1, 2, 3]}).write_parquet(path)

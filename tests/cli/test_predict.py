@@ -348,7 +348,7 @@ def test_refuses_rows_that_do_not_fit(trained, refuse, tmp_path, monkeypatch):
             "much",
             "expected a number, as in other cells of the column, got 'much' in row 3 (line 4)",
         ),
-        ("day", "soon", "expected a date, got "),
+        ("day", "soon", "expected a date, got 'soon' in row 3 (line 4)"),
     ):
         table = frame().cast({column: pl.String})
         changed = pl.when(pl.int_range(N) == 2).then(pl.lit(cell)).otherwise(column)

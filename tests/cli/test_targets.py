@@ -8,6 +8,7 @@ import pytest
 
 import kernels
 from kernels.__main__ import main
+from kernels.reference.problems import split
 
 NEEDED = "the command line needs array-api-kernels[cli]"
 for module in ("typer", "rich", "safetensors"):
@@ -158,6 +159,26 @@ def test_what_is_refused(train, files, file, options, message):
             text = text.replace("yes", "1").replace("no,", "0,")
             (files / file).write_text(text)
     assert message in train(file, *options.split(), status=2)
+
+
+def test_predictions_that_are_not_finite_have_no_score(tmp_path, capsys):
+    """Such as counts of rows held out that are far from those trained on."""
+    x = np.linspace(-1.0, 1.0, 60)
+    _, held = split(60, seed=0)
+    count = np.floor(np.exp(2.0 * x))
+    x[held] = 1e6
+    path = tmp_path / "d.npz"
+    np.savez(path, x=x[:, None], y=count)
+    command = ["train", "--data", str(path), "--target", "y", "--loss", "poisson"]
+    command += ["--hidden", "none", "--learning-rate", "0.1", "--steps", "50"]
+    for more in ([], ["--json"], ["--plot", str(tmp_path / "p.png")], ["--cv", "3"]):
+        assert main([*command, *more]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        if more == ["--json"]:
+            assert json.loads(out)["held_out"] == {"samples": 12}
+        elif "--cv" not in more:
+            assert "no score, as a prediction is not finite, on 12 samples\n" in out
 
 
 def test_a_checkpoint_has_loss_and_weights(train, files, capsys):

@@ -16,6 +16,7 @@ __all__ = [
     "Preparation",
     "Target",
     "as_fields",
+    "check_kinds",
     "features",
     "filled",
     "from_json",
@@ -162,7 +163,7 @@ def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
         if kind == "number" and cells.name.lower() in _INDEX and _counts_rows(sheet, cells):
             return INDEX
         values = _values(cells, kind)[train]
-        fill = float(np.median(values[~np.isnan(values)]))
+        fill = _median(values[~np.isnan(values)])
         values = np.where(np.isnan(values), fill, values)
         if not whole and (values == fill).all():
             return f"is {fill:g} in all training rows"
@@ -179,6 +180,15 @@ def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
     if len(names) == 1:
         return f"is {frequent!r} in all training rows"
     return Column(cells.name, kind, frequent, tuple(sorted(names)))
+
+
+def _median(values: Any) -> float:
+    """Take the middle, or the mean of the two there, also where their sum is infinite."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        middle = float(np.median(values))
+    return middle if math.isfinite(middle) else 2.0 * float(np.median(values / 2.0))
 
 
 def _kind(cells: Any) -> str:
@@ -326,15 +336,24 @@ def _codes(column: Column, cells: Any, sheet: Sheet, strict: bool) -> Any:
     return codes
 
 
+def check_kinds(preparation: Preparation, sheet: Sheet) -> None:
+    """Raise `CliError` if a column has another kind of cells than was learned."""
+    for column in preparation.columns:
+        if column.kind != "category":
+            _check_kind(column, sheet.frame[column.name], sheet)
+
+
 def _check_kind(column: Column, cells: Any, sheet: Sheet) -> None:
     found = _kind(cells)
     if found != column.kind and cells.count():
-        from .text import numbers
+        from .text import DATE, numbers
 
-        row = int(cells.is_not_null().arg_max())
+        odd = cells.is_not_null()
         if found == "category":
-            odd = numbers(cells, sheet.comma)[1]
-            row = int(odd.arg_max()) if column.kind == "number" and odd.any() else row
+            dates = column.kind == "date"
+            others = odd & ~cells.str.contains(DATE) if dates else numbers(cells, sheet.comma)[1]
+            odd = others if others.any() else odd
+        row = int(odd.arg_max())
         raise CliError(
             f"expected a {column.kind}, got {str(cells[row])!r} in {where(sheet, row, column.name)}"
         )

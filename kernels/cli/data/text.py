@@ -16,7 +16,7 @@ from ..common import CliError
 from .sheet import Sheet, chosen, named
 from .source import PACKED, Source, not_utf8, source_of, without_runs
 
-__all__ = ["NOTHING", "numbers", "read_text"]
+__all__ = ["DATE", "NOTHING", "numbers", "read_text"]
 
 _SEPARATORS = (",", ";", "\t", "|")
 
@@ -38,7 +38,8 @@ _COMMA, _POINT = (re.compile(rf"[+-]?\d*[{mark}]\d+(e[+-]?\d+)?", re.IGNORECASE)
 # What is between thousands may be a comma or a point as well.
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")
 
-_DATE = r"^\d{4}[-/]\d\d[-/]\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?$"
+# ISO 8601, or with slashes.
+DATE = r"^\d{4}[-/]\d\d[-/]\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?$"
 
 
 class _Form(NamedTuple):
@@ -189,7 +190,7 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
             )
     cells = cells.str.strip_chars().str.replace('^"(.*)"$', "$1")
     cells = cells.set(cells == "", None)
-    if as_written or not cells.count() or not cells.drop_nulls().str.contains(_DATE).all():
+    if as_written or not cells.count() or not cells.drop_nulls().str.contains(DATE).all():
         return cells
     dates = cells.str.replace_many(["T", "/", "Z"], [" ", "-", ""])
     dates += dates.str.len_chars().replace_strict(

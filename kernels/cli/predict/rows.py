@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..common import CliError, warn
 from ..data.arrays import FOLDER, mapped, read_new
-from ..data.preparation import Preparation, features
+from ..data.preparation import Preparation, check_kinds, features
 from ..data.reading import read_sheet
 from ..data.sheet import Sheet, listed, where
 from ..data.text import NOTHING, numbers
@@ -71,8 +71,9 @@ def rows_of(model: Model, path: Path, *, separator: str | None, encoding: str | 
         rows = sheet._replace(frame=part, rows=np.arange(start, stop))
         return features(preparation, rows, model.dtype, strict=False)
 
-    # A missing column is told before anything else.
+    # A missing column is told before anything else, and of all rows those that are odd.
     take(0, 0)
+    check_kinds(preparation, sheet)
     n = sheet.frame.height
     if n == 0:
         raise CliError(f"expected at least one row of data in {path}, got 0")

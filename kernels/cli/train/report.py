@@ -213,7 +213,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "final loss", f"{report.final_loss:.6g}, {report.loss_name} over all training samples"
     if report.held_out is not None:
         samples = report.held_out["samples"]
-        yield "held out", f"{', '.join(shown_scores(report.held_out))} on {samples:.0f} samples"
+        scores = shown_scores(report.held_out) or ["no score, as a prediction is not finite,"]
+        yield "held out", f"{', '.join(scores)} on {samples:.0f} samples"
     first = "the first step" if report.warm_up == 1 else f"the first {report.warm_up} steps"
     warm_up = f" after {first} in {duration(report.warm_up_seconds)}" if report.warm_up else ""
     if report.seconds_per_step is not None:

@@ -80,10 +80,12 @@ class Scores(NamedTuple):
     final_loss
         Over all training samples.
     held_out
-        The scores on the samples held out, or None if none were.
+        The scores on the samples held out, but for their number none if not all predictions are
+        finite; or None if none were held out.
     predicted, target
         What was predicted of those and what is true, on the host: class indices of shape (n,),
-        labels 0 and 1 of shape (n, n_out), or numbers of that shape in their own unit.
+        labels 0 and 1 of shape (n, n_out), or numbers of that shape in their own unit. None without
+        scores.
     """
 
     final_loss: float
@@ -296,7 +298,11 @@ def measure(
         if problem.held_out is None:
             return Scores(final, None)
         x, y = problem.held_out
-        told = _told(problem, place.to_numpy(predict(x)), place.to_numpy(y), target)
+        output = place.to_numpy(predict(x))
+        told = _told(problem, output, place.to_numpy(y), target)
+        # Such as of rows that are far from those trained on.
+        if not (np.isfinite(output).all() and np.isfinite(told[0]).all()):
+            return Scores(final, {"samples": len(output)})
         return Scores(final, {"samples": len(told[1])} | score(*told), *told)
 
 
