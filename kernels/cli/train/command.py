@@ -37,7 +37,7 @@ from .report import as_json, fields_of, report_of, report_table
 from .running import check_finite, fit_timed, in_runs, measure, note_ctrl_c, on_host
 from .settings import Options
 from .targets import name_of
-from .workers import fit_split, join, must_launch, run_launched
+from .workers import check_alike, fit_split, join, must_launch, run_launched
 
 __all__ = ["train"]
 
@@ -60,6 +60,7 @@ def train(options: Options) -> None:
             cross_validate(team, plan)
             return
         job = job_on(team, plan)
+        check_alike(team, job)
         # What was read makes room for training.
         plan = plan._replace(table=None)
         _run(team, plan, job)

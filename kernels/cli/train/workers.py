@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import time
@@ -18,13 +20,15 @@ from backends.workers import Workers
 from backends.workers.torch import launch
 
 from ..._typing import Array, Compiler
+from ...digest import digest
 from ...layer import Layer
-from ...numerics import Numerics
+from ...numerics import NATIVE, Numerics
 from ...training import Fit, fit
 from ..common import CliError, as_cli_error, find_backend, use_float64, warn
+from .job import Job
 from .settings import Options, Settings
 
-__all__ = ["fit_split", "join", "must_launch", "run_launched"]
+__all__ = ["check_alike", "fit_split", "join", "must_launch", "run_launched"]
 
 # The exit status of a worker that ends because another did.
 _LOST = 75
@@ -69,6 +73,23 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
         if launched and os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(_PATIENCE)
         raise
+
+
+def check_alike(team: Workers, job: Job) -> None:
+    """Raise `CliError` unless all workers have the same options, data and network.
+
+    Each reads its own files, which may be other ones on another machine, or a moment later.
+    """
+    numerics: Any = team.numerics(NATIVE)
+    if numerics is NATIVE:
+        return
+    # Where the data are may differ.
+    settings = job.settings._replace(data=None)._asdict()
+    told = json.dumps([settings, len(job.earlier), digest(job.problem.layers)])
+    own: Any = team.backend.asarray(list(hashlib.sha256(told.encode()).digest()), "float64")
+    largest, least = (team.backend.to_numpy(a) for a in numerics.team.largest([own, -own]))
+    if (largest != -least).any():
+        raise CliError("expected the same options, data and network of every worker, got others")
 
 
 def fit_split(team: Workers) -> Callable[..., Fit]:
