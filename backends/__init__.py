@@ -93,6 +93,7 @@ def _of_entry(entry: EntryPoint, device: str) -> Backend:
 def _runs(name: str) -> bool:
     try:
         get(name)
-    except BackendUnavailable:
+    # A library whose installation is broken fails in its import.
+    except (BackendUnavailable, ImportError, OSError):
         return False
     return True

@@ -1,5 +1,6 @@
 """Backends: found by name, honest about what is missing, faithful with what they carry."""
 
+import importlib.abc
 import os
 import re
 import shutil
@@ -207,6 +208,22 @@ def test_library_that_is_missing(monkeypatch, name, module, message):
     hint = r'.*: pip install ("array-api-kernels\[[\w-]+\]"|cupy-cuda12x or cupy-cuda13x, .*\.)'
     assert re.fullmatch(hint, str(caught.value))
     assert name not in backends.available()
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError])
+def test_a_broken_library_hides_no_other(monkeypatch, error):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):  # noqa: ARG002
+            if name == "marray":
+                raise error("libnothing.so.1: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "marray", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(error, match="libnothing"):
+        backends.get("marray")
+    available = backends.available()
+    assert "numpy" in available
+    assert "marray" not in available
 
 
 @pytest.mark.library("dpnp")
