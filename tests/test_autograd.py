@@ -213,6 +213,8 @@ def test_torch_second_derivatives_are_refused(autograd, case):
 def test_torch_target_with_a_gradient_is_refused(autograd, case):
     with pytest.raises(ValueError, match="a target that needs no gradient, got one with requires"):
         autograd.loss_of(case.x, leaf(case.x))
+    with pytest.raises(TypeError, match="expected target to be an array, got list"):
+        autograd.loss_of(case.x, [[1.0]])
 
 
 # JAX

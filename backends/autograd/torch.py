@@ -102,7 +102,8 @@ def loss_of(
     >>> prediction.grad
     tensor([[ 2., -4.]])
     """
-    if target.requires_grad:
+    # What is no tensor the loss refuses.
+    if getattr(target, "requires_grad", False):
         raise ValueError("expected a target that needs no gradient, got one with requires_grad")
     return _LossOf.apply(checked(loss), numerics, prediction, target)
 
