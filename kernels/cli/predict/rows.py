@@ -195,12 +195,12 @@ def _as_classes(path: Path, labels: Any, classes: tuple[str, ...]) -> Any:
     import numpy as np
 
     found, places = np.unique(labels, return_inverse=True)
-    numbers = {_number(name): name for name in classes}
+    known, numbers = set(classes), {_number(name): name for name in classes}
     written = [
-        name if name in classes else numbers.get(_number(name), "" if name in NOTHING else name)
+        name if name in known else numbers.get(_number(name), "" if name in NOTHING else name)
         for name in found.tolist()
     ]
-    others = [name for name in written if name and name not in classes]
+    others = [name for name in written if name and name not in known]
     if others:
         warn(f"Never trained on: {listed(others, 4)} as the target in {path}, counted as wrong.")
     return np.asarray(written)[places.reshape(labels.shape)]
