@@ -123,7 +123,7 @@ def test_labels_that_are_written_otherwise(run, tmp_path):
         assert run("predict", saved, other)[1].endswith(" on 39 rows whose target is known.\n")
     written(str, 3, "7").write_csv(other)
     first, last = run("predict", saved, other)[1].splitlines()
-    assert first == f"Never trained on: '7' as the target in {other}, counted as wrong."
+    assert first == f"Never trained on: '7' as the target in {other}."
     assert last.endswith(" on 40 rows whose target is known.")
 
 

@@ -202,7 +202,7 @@ def _as_classes(path: Path, labels: Any, classes: tuple[str, ...]) -> Any:
     ]
     others = [name for name in written if name and name not in known]
     if others:
-        warn(f"Never trained on: {listed(others, 4)} as the target in {path}, counted as wrong.")
+        warn(f"Never trained on: {listed(others, 4)} as the target in {path}.")
     return np.asarray(written)[places.reshape(labels.shape)]
 
 
