@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,12 +228,12 @@ def _form(
         twice = next(name for name in names if names.count(name) > 1)
         raise CliError(f"expected column names that differ, got {twice!r} twice in {path}")
     wanted = set(chosen(path, names, drop, only))
-    cells = [
+    cells = (
         (name, cell.strip())
         for row in rows
         for name, cell in zip(names, row, strict=False)
         if name in wanted
-    ]
+    )
     packed = path.suffix.lower() in PACKED
     length = sum(len(line) + 1 for line in head) / len(head)
     return _Form(
@@ -248,22 +248,24 @@ def _form(
     )
 
 
-def _has_commas(path: Path, cells: list[tuple[str, str]]) -> bool:
+def _has_commas(path: Path, cells: Iterable[tuple[str, str]]) -> bool:
     """Say whether a comma is the decimal point, as those cells tell that have no thousands."""
-    marked = [
-        (name, cell) for name, cell in cells if _COMMA.fullmatch(cell) or _POINT.fullmatch(cell)
-    ]
-    clear = {cell for _, cell in marked if not _THOUSANDS.fullmatch(cell)}
-    if any("." in cell for cell in clear):
-        return False
-    name, cell = next(((name, cell) for name, cell in marked if "," in cell), ("", ""))
-    if cell and not clear:
+    comma, unclear = False, None
+    for name, cell in cells:
+        if not _THOUSANDS.fullmatch(cell):
+            if _POINT.fullmatch(cell):
+                return False
+            comma = comma or _COMMA.fullmatch(cell) is not None
+        elif _COMMA.fullmatch(cell):
+            unclear = unclear or (name, cell)
+    if unclear is not None and not comma:
+        name, cell = unclear
         raise CliError(
             f"expected commas that are surely decimal points or surely between thousands, got "
             f"{cell!r}, which is {cell.replace(',', '.')} or {cell.replace(',', '')}, in column "
             f"{name!r} of {path}: write it as one of these"
         )
-    return bool(clear)
+    return comma
 
 
 def _separator(head: list[str]) -> str:
