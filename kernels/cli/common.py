@@ -29,6 +29,7 @@ __all__ = [
     "console",
     "device_of",
     "find_backend",
+    "is_same",
     "require",
     "use_float64",
     "warn",
@@ -80,18 +81,33 @@ def require(module: str, purpose: str, *, extra: str = "cli") -> None:
         )
 
 
+def is_same(path: Path, other: Path) -> bool:
+    """Say whether two paths are of one file, which may have several names."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.resolve() == other.resolve()
+
+
 def check_output(option: str, path: Path, *, in_place: bool) -> None:
     """Raise `CliError` unless a file can be written, in place or beside it; it is not touched."""
     cannot = f"cannot write {option} {path}: "
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise CliError(f"{cannot}there is no folder {path.parent}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CliError(f"{cannot}it is a folder")
-    if path.exists():
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # Such as a name that is too long.
+        raise CliError(f"{cannot}{error.strerror or error}") from error
+    else:
         if not os.access(path, os.W_OK):
             raise CliError(f"{cannot}no permission to change it")
         # Pipes and devices take bytes as they come.
-        if in_place or not path.is_file():
+        if in_place or not os.path.isfile(path):
             return
     # Only trying tells, for instance of a folder that takes no files from anyone.
     try:

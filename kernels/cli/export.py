@@ -19,6 +19,7 @@ from .common import (
     check_output,
     choose,
     console,
+    is_same,
     require,
 )
 from .data.sheet import listed
@@ -86,7 +87,7 @@ def export(
     for module in ("ndonnx", "onnxruntime"):
         require(module, "export", extra="ndonnx")
     check_output("the model", model, in_place=True)
-    if model.resolve() == network.resolve():
+    if is_same(model, network):
         raise CliError(f"expected the model to be a file of its own, got {model}")
     source = read_model(network)
     layers, activation = source.layers, source.function

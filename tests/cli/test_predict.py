@@ -4,6 +4,7 @@ import csv
 import datetime
 import importlib
 import io
+import os
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_classes(run, trained):
     assert [label for (label,) in rows] == labels
     right = np.mean(np.asarray(labels) == KIND)
     assert err == f"accuracy {right:.2%} on 40 rows whose target is known.\n"
+
+
+def test_no_name_of_a_file_is_written_over(trained, refuse, tmp_path):
+    saved, path = trained("kind")
+    before = path.read_bytes()
+    other = tmp_path / "other.csv"
+    os.link(path, other)
+    assert f"--output to be a file of its own, got {other}." in refuse(
+        saved, path, "--output", other
+    )
+    assert path.read_bytes() == before
 
 
 def test_labels_that_are_written_otherwise(run, tmp_path):

@@ -22,6 +22,7 @@ from ..common import (
     check_output,
     choose,
     find_backend,
+    is_same,
     require,
     warn,
 )
@@ -109,7 +110,7 @@ def _check_output(output: Path | None, model: Path, file: Path) -> None:
         return
     if output.suffix.lower() not in _SUFFIXES:
         raise CliError(f"expected --output FILE.csv or FILE.parquet, got {output.name!r}")
-    if output.resolve() in (model.resolve(), file.resolve()):
+    if is_same(output, model) or is_same(output, file):
         raise CliError(f"expected --output to be a file of its own, got {output}")
     check_output("--output", output, in_place=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -42,13 +43,13 @@ def rows_of(model: Model, path: Path, *, separator: str | None, encoding: str | 
     """Read the rows of a file or folder; raise `CliError` if they are not what the model takes."""
     preparation = model.preparation
     if preparation is None:
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):
             raise CliError(
                 f"expected a folder with {FOLDER[0]}, since the model was trained on prepared "
                 f"data, got {path}"
             )
         return _of_folder(model, path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CliError(f"expected a file of the columns that the model was trained on, got {path}")
     if path.suffix.lower() == ".npz":
         for option, given in (("--separator", separator), ("--encoding", encoding)):
@@ -165,7 +166,9 @@ def _of_folder(model: Model, folder: Path) -> Rows:
             )
         return rows
 
-    true = _array_of_target(model, target, mapped(target), len(x)) if target.exists() else None
+    true = (
+        _array_of_target(model, target, mapped(target), len(x)) if os.path.exists(target) else None
+    )
     return Rows(len(x), take, true)
 
 

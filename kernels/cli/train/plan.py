@@ -83,7 +83,7 @@ def files_of(settings: Settings) -> list[Path]:
     if settings.data is None:
         return []
     path = Path(settings.data)
-    return [path / name for name in FOLDER] if path.is_dir() else [path]
+    return [path / name for name in FOLDER] if os.path.isdir(path) else [path]
 
 
 def _starts_again() -> bool:
@@ -97,7 +97,7 @@ def _check_cv(options: Options) -> None:
         return
     if options.data is None:
         raise CliError("--cv needs --data FILE")
-    if options.data.is_dir():
+    if os.path.isdir(options.data):
         raise CliError(f"--cv needs --data FILE, got the folder {options.data}")
     for name in ("save", "checkpoint", "resume", "plot", "engine"):
         if getattr(options, name) is not None:
@@ -148,7 +148,7 @@ def _read_data(settings: Settings) -> Table | None:
     data = Path(settings.data)
     if problem is not None:
         raise CliError(f"expected --problem or --data, got both, {problem} and {data}")
-    if data.is_dir():
+    if os.path.isdir(data):
         if target is not None:
             raise CliError(
                 f"expected no --target with the folder {data}, whose target is y.npy, got {target}"
