@@ -406,15 +406,21 @@ def test_a_link_is_to_a_file_in_another_folder(report, refuse, tmp_path):
         (["train", "--plot", "loss.docx"], "--plot FILE.png, or another of .*, got 'loss.docx'"),
         (["train", "--save", "x.png", "--plot", "x.png"], "--plot to be a file of its own"),
         (["train", "--resume", "no.st"], "cannot read no.st: No such file"),
-        (["train", "--save", "x" * 300], "cannot write --save x*: File name too long"),
-        (["train", "--data", "x" * 300 + ".csv", "--target", "y"], "cannot read .*: File name too"),
-        (["predict", "m", "x" * 300], "cannot read m: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_refuses(arguments, message, refuse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_match(message, refuse(*arguments))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have other limits")
+def test_refuses_names_that_are_too_long(refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    long = "x" * 300
+    assert_match("cannot write --save x+: File name too long", refuse("train", "--save", long))
+    got = refuse("train", "--data", f"{long}.csv", "--target", "y")
+    assert_match("cannot read x+.csv: File name too long", got)
 
 
 def assert_match(pattern, text):

@@ -320,11 +320,15 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
         ("d.xls", b"", "a file of .csv, .*, .npz, or text with .gz or .zst behind it, got 'd.xls'"),
         ("d.parquet.gz", b"", "a file of .*, got 'd.parquet.gz'"),
         ("csv", b"", "a file of .csv, .*, got 'csv'"),
-        ("\udcff.csv", b"a,b\n1,2\n", r"the path of a file in UTF-8, got '.*udcff.csv'"),
     ],
 )
 def test_files_that_are_refused(name, content, message, tmp_path):
     refused(f"^expected {message}", reading.read_sheet, write(tmp_path / name, content))
+
+
+def test_a_path_that_polars_cannot_take_is_refused():
+    message = r"^expected the path of a file in UTF-8, got '\\udcff.csv'$"
+    refused(message, reading.read_sheet, Path("\udcff.csv"))
 
 
 @pytest.mark.parametrize(("suffix", "compression"), [(".gz", "gzip"), (".zst", "zstd")])
