@@ -11,6 +11,7 @@ import itertools
 import math
 import operator
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -1232,11 +1233,16 @@ def test_overflow(asarray, dtype, products):
 # Mistakes.
 
 
-@pytest.mark.parametrize("products", [0, 4, 6, -1, 2.5, "2"])
+def test_number_of_products_of_numpy():
+    exact = Exact(products=np.int64(2))
+    assert exact == Exact(products=2)
+    assert type(exact.products) is int
+
+
+@pytest.mark.parametrize("products", [0, 4, 6, -1, 2.5, 2.0, True, False, np.True_, "2", [2]])
 def test_number_of_products(products):
-    with pytest.raises(
-        ValueError, match=f"expected products of 1, 2, 3, 5 or None, got {products}"
-    ):
+    message = f"expected products of 1, 2, 3, 5 or None, got {products!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Exact(products=products)
 
 

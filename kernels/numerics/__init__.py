@@ -1,7 +1,8 @@
 """What a product, a sum and an elementary function are.
 
-The network never multiplies, adds or sums by itself: it asks the `Numerics` it was given. `NATIVE`
-is the array library's own arithmetic, `EXACT` gives the same bits on every library and device.
+The network never multiplies, adds or sums by itself: it asks the `Numerics` that it was given.
+`NATIVE` is the array library's own arithmetic; `EXACT` gives the same bits on every library and
+device.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ __all__ = ["EXACT", "NATIVE", "Exact", "Native", "Numerics", "Team", "check_comp
 class Numerics(Protocol):
     """The operations whose rounding depends on how a library implements them.
 
-    Equal numerics are equal objects with one hash, so that what was compiled serves again.
+    They are hashable, and numerics that compute the same are equal: what was compiled with one then
+    serves the other.
     """
 
     @property
     def team(self) -> Team:
-        """Say who has the samples of a batch."""
+        """Say which workers hold the samples of a batch."""
         ...
 
     def __hash__(self) -> int: ...
@@ -34,7 +36,8 @@ class Numerics(Protocol):
     def prepare(self, a: Array, *, samples: int | None = None) -> Any:
         """Prepare a matrix for `matmul` as `a`, once for several products.
 
-        With `samples` for `over_samples`: its columns are this worker's of so many samples.
+        With `samples` it is for `over_samples`: its columns are this worker's part of that many
+        samples.
         """
         ...
 
@@ -49,10 +52,11 @@ class Numerics(Protocol):
     def over_samples(
         self, terms: Sequence[tuple[Any, Array, bool]], n: int
     ) -> list[tuple[Array, Array | None]]:
-        """Multiply and sum over the n samples of all workers, of which this worker has its own.
+        """Multiply, and sum, over the n samples of all workers.
 
-        Of each term (left, right, summed), of shapes (p, own) and (own, q), it makes the product,
-        and the sum of `right` along axis 0 if `summed`.
+        For each term (left, right, summed) return left @ right, and the sum of `right` along axis 0
+        if `summed`, else None. left and right, of shapes (p, own) and (own, q), hold this worker's
+        own samples.
         """
         ...
 
@@ -65,9 +69,9 @@ class Numerics(Protocol):
         ...
 
     def factor(self, number: float, *, like: Array) -> Array:
-        """Make a 0-d array of a number, by which `multiply` gives the bits of that number.
+        """Make a 0-d array of a number: `multiply` by it gives the same bits as by the number.
 
-        To a compiled function it is an argument, so that another number compiles nothing anew.
+        It can be an argument of a compiled function, so that another number compiles nothing anew.
         """
         ...
 
@@ -108,7 +112,7 @@ class Numerics(Protocol):
         ...
 
     def flush(self, a: Array) -> Array:
-        """Replace numbers that count as zero, if there are any, by +0."""
+        """Replace numbers that these numerics take for zero, if any, by +0."""
         ...
 
 

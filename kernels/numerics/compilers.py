@@ -12,8 +12,8 @@ from .._host import placement, to_host
 from .._typing import Array
 from .elementary import float64_of
 
-# Numbers with the 24 bits of a float32, of which a shift leaves fewer, and whose quotients differ
-# from products with reciprocals.
+# Numbers with 24 bits, as float32 has. Adding a shift rounds some of these away, and quotients of
+# the numbers differ from products with reciprocals.
 _NUMBERS = tuple(n / 2**24 for n in (16777215, 11184811, 5592405, 13421773, 3355443, 9586981))
 _SHIFT = 2.0**34
 
@@ -22,16 +22,16 @@ def check_compiler(compile: Callable[[Callable[..., Any]], Any], *, like: Array)
     """Raise unless what `compile` makes of sums and quotients of float64 has the right bits.
 
     Exact numerics need (a + s) - s to be rounded twice, and a / b once. Some settings let compilers
-    take the first for a and the second for a product, such as `--xla_cpu_enable_fast_math=true` in
-    XLA_FLAGS, and `torch._inductor.config.cpp.enable_unsafe_math_opt_flag`. This compiles a few of
-    them and compares with Python's own arithmetic. `fit` does so once for each compiler.
+    replace the first by a and the second by a product with 1 / b: `--xla_cpu_enable_fast_math=true`
+    in XLA_FLAGS, and `torch._inductor.config.cpp.enable_unsafe_math_opt_flag`. This compiles a few
+    such sums and quotients and compares them with Python's. `fit` does so once for each compiler.
 
     Parameters
     ----------
     compile
         A compiler of pure functions, such as jax.jit.
     like
-        An array of the library and on the device to compile for.
+        An array of the library, on the device to compile for.
 
     Raises
     ------
@@ -67,5 +67,5 @@ def check_compiler(compile: Callable[[Callable[..., Any]], Any], *, like: Array)
 def _sums_and_quotients(a: Array) -> Array:
     xp = array_namespace(a)
     shift = xp.max(a) * _SHIFT
-    # One array, as engines for several workers compile nothing else of one array.
+    # One array, since the engine of Dask returns one array from a function of one.
     return cast(Array, xp.concat([(a + shift) - shift, a[:-1] / a[1:]]))

@@ -1,9 +1,9 @@
-"""Exponential, logarithm and what is made of them, and the root, with the same bits everywhere.
+"""Exponential, logarithm, functions made of them, and square root, with the same bits everywhere.
 
 The work is done on integers, in int64 fixed point with 60 fractional bits, where nothing depends
-on a library or a compiler. Arguments are brought near 0 or 1 with tables of 256 entries. What
-fixed point leaves too few bits of, near 0, is x over a series near 1: a quotient, which is rounded
-once, and which no compiler fuses with a sum.
+on a library or a compiler. Arguments are brought near 0 or 1 with tables of 256 entries. Results
+near 0, of which fixed point keeps too few bits, are x over a series near 1: a quotient is rounded
+once, and no compiler fuses it with a sum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MASK = 2**30 - 1
 # The first entry above sqrt(2), from where a logarithm counts down from the next power of two.
 _UPPER = 107
 
-# Whatever the program has set for its own numbers.
+# Our own, as the program may have set another.
 with localcontext(Context(prec=30, rounding=ROUND_HALF_EVEN, traps=[])):
     _LN2 = Decimal(2).ln()
     _STEPS = int(256 / _LN2 * 2**20)
@@ -76,7 +76,7 @@ def exp(a: Array) -> Array:
     inside = (x >= lowest) & (x <= highest)
     x = xp.where(inside, x, xp.zeros_like(x))
     power, n = _exponential(x, xp)
-    # Rounded before a choice, so that no compiler takes this and a later widening for nothing.
+    # Rounded before `where`, so that no compiler drops the rounding and a later widening together.
     y = xp.astype(_scaled(_to_float(power, xp), n, xp), a.dtype)
     outside = xp.where(a < 0.0, xp.zeros_like(y), xp.full_like(y, float("inf")))
     return cast(Array, xp.where(inside, y, xp.where(a == a, outside, a)))
@@ -124,7 +124,7 @@ def log(a: Array) -> Array:
     y = xp.astype(e * _OCTAVE[0] + (y + e * _OCTAVE[1]), a.dtype)
     infinity = xp.full_like(y, float("inf"))
     outside = xp.where(xp.abs(a) < tiny, -infinity, infinity)
-    # No array of NaN, which JAX can be told to look for.
+    # NaN is no array here, since JAX's debug_nans would report one.
     outside = xp.where((a > -tiny) & (a == a), outside, float("nan"))
     return cast(Array, xp.where(normal, y, outside))
 
@@ -279,11 +279,11 @@ def softplus(a: Array) -> Array:
 def sqrt(a: Array) -> Array:
     """Take the square root of each element, rounded correctly.
 
-    Libraries' own roots may be a unit in the last place off. The square of a number midway between
-    two of float32 has 49 bits or more and a float32 has 24, so no root of one is within three units
-    of float64 of such a number, and that of float64 can be rounded. A root of float64 is compared
-    with the numbers midway to its neighbours: a, less the square of the root in exact parts, with
-    the root times half a unit.
+    Libraries' own roots may be a unit in the last place off. For float32 the float64 root is
+    rounded: the square of a number midway between two of float32 has 49 bits or more and a float32
+    has 24, so no root of a float32 is within three units of float64 of such a midpoint. For float64
+    the library's root is compared with the midpoints to its neighbours: a, less the square of the
+    root in exact parts, with the root times half a unit.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ def sqrt(a: Array) -> Array:
 
 
 def float64_of(a: Array, xp: Any) -> Array:
-    """Copy to float64; raise TypeError if the library has none, or differentiates through it."""
+    """Copy to float64; raise TypeError if the library has none, or differentiates through this."""
     a = unknown(undifferentiated(xp.astype(a, xp.float64), xp), xp)
     if a.dtype != xp.float64:
         raise TypeError(
@@ -353,7 +353,7 @@ def _range(a: Array, xp: Any) -> tuple[float, float]:
 
 
 def _normal(a: Array, xp: Any) -> tuple[Array, Array]:
-    """Widen to float64, with 0 for NaN and for what libraries may flush; also its magnitude."""
+    """Widen to float64, with 0 for NaN and subnormal numbers; also give the magnitude."""
     x = float64_of(xp.where(xp.abs(a) >= _tiny(a, xp), a, xp.zeros_like(a)), xp)
     return x, xp.abs(x)
 
@@ -447,6 +447,6 @@ def _to_float(a: Array, xp: Any) -> Array:
 def _look_up(table: Sequence[float], index: Array, dtype: Any, xp: Any) -> Array:
     values = xp.asarray(table, dtype=dtype, **placement(index))
     found = xp.take(values, xp.reshape(index, (-1,)), axis=0)
-    # Of ONNX models one size may not be known.
+    # In an ONNX model one size may be unknown.
     shape = tuple(-1 if size is None else size for size in index.shape)
     return cast(Array, xp.reshape(found, shape))

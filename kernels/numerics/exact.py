@@ -1,9 +1,8 @@
 """Arithmetic whose results are the same bits on every library, device, thread count and compiler.
 
-Each matrix is cut into slices, one or more, of so few bits that every partial sum of a product of
-two slices is a 53-bit integer times a power of two. Then no order of summation can round (Ozaki,
-Ogita, Oishi, Rump 2012), and the few roundings that remain are done one element at a time, in a
-fixed order.
+Each matrix is cut into slices of so few bits that every partial sum of a product of two slices is a
+53-bit integer times a power of two. Then no order of summation can round (Ozaki, Ogita, Oishi, Rump
+2012), and the few roundings that remain are done one element at a time, in a fixed order.
 
 What keeps compilers from changing a bit: every product below is exact or is rounded on its own, so
 that contraction to a fused multiply-add changes nothing; products of slices are subtracted, never
@@ -21,6 +20,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
@@ -34,7 +34,7 @@ from .team import ALONE, Team
 # The most terms of a sum.
 MAX_K = 2**24
 
-# Up to so many terms the error of one product is below that of a float32 sum.
+# Up to so many terms the error of one product of slices is below that of a float32 sum.
 _MAX_K_OF_ONE = 1024
 
 
@@ -126,16 +126,16 @@ class Exact:
     products
         1, 2, 3 or 5; None is 1 or 2 for float32 and 5 for float64.
     team
-        Who has the samples of a batch.
+        The workers that hold the samples of a batch.
 
     Raises
     ------
     ValueError
-        If `products` is none of these; in use, if k is over 2**24, or what is multiplied or
-        summed is no matrix.
+        If `products` is none of these; in use, if k is above 2**24, or an operand of a product or
+        sum is not a matrix.
     TypeError
-        In use, if a dtype is neither float32 nor float64, operands of products and sums differ in
-        dtype, or the library has no float64.
+        In use, if a dtype is neither float32 nor float64, operands differ in dtype, the library has
+        no float64, or it would differentiate through this.
 
     References
     ----------
@@ -156,11 +156,17 @@ class Exact:
     team: Team = field(default=ALONE, repr=False)
 
     def __post_init__(self) -> None:
-        if self.products not in (None, *_SCHEMES):
-            raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {self.products}")
+        given: Any = self.products
+        if given is None:
+            return
+        # True and 2.0 equal numbers of products, and are none.
+        is_integer = isinstance(given, Integral) and not isinstance(given, bool)
+        if not is_integer or given not in _SCHEMES:
+            raise ValueError(f"expected products of 1, 2, 3, 5 or None, got {given!r}")
+        object.__setattr__(self, "products", int(given))
 
     def prepare(self, a: Array, *, samples: int | None = None) -> Operand:
-        """Cut the left operand of products, whose columns are some of so many samples, if given."""
+        """Cut the left operand of products; see `Numerics.prepare`."""
         xp = array_namespace(a)
         if samples is None:
             return self._cut(a, 0, xp)
@@ -177,7 +183,7 @@ class Exact:
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:
         """Sum a two-dimensional array along `axis`: the bits of its product with ones.
 
-        Of ones all slices but the first are zero, so no more is left than the sums of the slices.
+        All slices of ones but the first are zero, so what remains are the sums of the slices.
         """
         xp = array_namespace(a)
         if axis not in (-2, -1, 0, 1):
@@ -192,7 +198,7 @@ class Exact:
     ) -> list[tuple[Array, Array | None]]:
         """Multiply, and sum, over the n samples of all workers; see `Numerics.over_samples`."""
         if self.team == ALONE:
-            # Nobody waits for anybody, and one after the other takes less memory.
+            # One after the other takes less memory, and no worker waits for another.
             return [self._over_samples([term], n)[0] for term in terms]
         return self._over_samples(terms, n)
 
@@ -257,7 +263,7 @@ class Exact:
         return _flush(xp.astype(a64 / b64, a.dtype), xp)
 
     def flush(self, a: Array) -> Array:
-        """Replace what counts as zero by +0."""
+        """Replace numbers that count as zero by +0."""
         return _flush(a, array_namespace(a))
 
     def exp(self, a: Array) -> Array:
@@ -289,10 +295,10 @@ class Exact:
         return self.flush(elementary.sqrt(self.flush(a)))
 
     def error_bound(self, dtype: str, k: int) -> float:
-        """Bound the error of an element of a @ b, relative to what the class says.
+        """Bound the error of an element of a @ b, relative to the sizes that the class names.
 
-        The slices left out of each operand, and the products left out between them, besides the
-        roundings of the sum of products.
+        It sums what is left out: of each operand after its slices, the products of slices that are
+        not computed, and the roundings where products are added.
 
         Parameters
         ----------
@@ -339,7 +345,7 @@ class Exact:
     def _cut_all(
         self, matrices: Sequence[tuple[Array, int]], k: int, team: Team, xp: Any
     ) -> list[Operand]:
-        """Cut left (0) and right (1) operands of sums over the k terms that a team has."""
+        """Cut left (0) and right (1) operands of sums over the k terms that a team holds."""
         for a, _ in matrices:
             _check_matrix(a)
             _check_dtypes(matrices[0][0], a)
@@ -359,7 +365,7 @@ class Exact:
 
 
 def _slices(rest: Array, scale: Array, side: int, count: int, bits: int) -> tuple[Array, ...]:
-    """Cut a matrix of float64, in its memory."""
+    """Cut a matrix of float64, in place."""
     slices = []
     for i in range(count):
         # 1.5 * 2**52 units: adding it rounds to multiples of the unit.
@@ -378,7 +384,7 @@ def _slices(rest: Array, scale: Array, side: int, count: int, bits: int) -> tupl
 
 
 def _combined(products: Iterator[Array]) -> Array:
-    """Add products of slices by subtracting each from the next, in their memory."""
+    """Add products of slices by subtracting each from the next, in place."""
     total = next(products)
     for product in products:
         product -= total
@@ -423,7 +429,7 @@ def _scales(
     team: Team,
     xp: Any,
 ) -> list[Array]:
-    """Find a power of two in (s / 2, s], of each row of a left operand and of all a right one.
+    """Find a power of two in (s / 2, s] for each row of a left operand, or for a right operand.
 
     It is infinite where an element is NaN, infinite or too large.
 
@@ -444,21 +450,21 @@ def _scales(
         sizes[i] = norm * (2.0 ** -_half_bits(k) * (1 + 2.0**-51))
     scales = []
     for size, most, side in zip(sizes, largest, sides, strict=True):
-        # No sum, which a compiler that takes the floor for 0 would leave out.
+        # `maximum`, not a sum, which a compiler that takes the floor for 0 would leave out.
         scale = power_of_two(xp.maximum(size, xp.full_like(size, floors[side])))
         scales.append(xp.where(most < _LARGEST, scale, xp.full_like(scale, float("inf"))))
     return scales
 
 
 def _max(a: Array, xp: Any, **axis: Any) -> Array:
-    """Find the largest of magnitudes; 0 if there are none, whose sum marray masks."""
+    """Find the largest of magnitudes; 0 if there are none."""
     if 0 in a.shape:
         return cast(Array, xp.zeros((a.shape[0], 1) if axis else (), dtype=a.dtype, **placement(a)))
     return cast(Array, xp.max(a, **axis))
 
 
 def _squares(magnitudes: Array, largest: Array, side: int, k: int, xp: Any) -> Array:
-    """Sum the squares for `_scales` of each row or column, in the memory of the magnitudes."""
+    """Sum the squares of each row or column for `_scales`; the magnitudes are overwritten."""
     if 0 in magnitudes.shape:
         shape = (magnitudes.shape[0], 1) if side == 0 else (magnitudes.shape[1],)
         return cast(Array, xp.zeros(shape, dtype=xp.float64, **placement(magnitudes)))
@@ -485,7 +491,7 @@ def _check_matrix(a: Array) -> None:
 
 
 def _check_dtypes(a: Array, b: Any) -> None:
-    """Raise unless both have one dtype: others have other slices, or widen what some flush."""
+    """Raise unless both have one dtype: another has other slices, and other numbers that flush."""
     if getattr(b, "dtype", a.dtype) != a.dtype:
         raise TypeError(f"expected operands of one dtype, got {a.dtype} and {b.dtype}")
 
@@ -496,10 +502,10 @@ def _rounded(total: Array, like: Array, xp: Any) -> Array:
 
 
 def _flush(a: Array, xp: Any) -> Array:
-    """Replace what is too small, which libraries may have flushed to zero or not, by +0.
+    """Replace numbers so small that some libraries flush them to zero by +0.
 
-    So there also is an operation on float32 between rounding to it and widening, which torch 2.11
-    takes for nothing together.
+    This also is an operation on float32 between rounding to it and widening: torch 2.11 would drop
+    the two together.
     """
     smallest = _SMALLEST[_dtype_name(a, xp)]
     return cast(Array, xp.where(xp.abs(a) < smallest, xp.zeros_like(a), a))

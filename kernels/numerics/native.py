@@ -26,7 +26,7 @@ class Native:
         product = a @ b
         if product.dtype == a.dtype:
             return product
-        # torch multiplies in another dtype where it is told to by `torch.autocast`.
+        # Inside `torch.autocast` torch multiplies in another dtype.
         return cast(Array, array_namespace(a).astype(product, a.dtype))
 
     def sum(self, a: Array, *, axis: int, keepdims: bool = False) -> Array:

@@ -1,7 +1,7 @@
 """Who computes: a team of workers, each with some samples of a batch, and all with the weights.
 
-What a step computes of each sample is local. Only its batch, its prediction, and the products and
-sums over samples of `Numerics.over_samples` are those of the whole team.
+What a step computes for each sample is local. Only the batch, the prediction, and the products and
+sums of `Numerics.over_samples` are those of the whole team.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Team(Protocol):
     def __hash__(self) -> int: ...
 
     def own(self, a: Array) -> Array:
-        """Take this worker's samples of all, maybe none."""
+        """Take this worker's part of all samples, which may be none."""
         ...
 
     def whole(self, a: Array, n: int) -> Array:
-        """Put the n samples of all workers together, of which `a` has this worker's."""
+        """Put together the n samples of all workers; `a` holds this worker's."""
         ...
 
     def largest(self, arrays: Iterable[Array]) -> Iterable[Array]:
-        """Take of each element the largest that a worker has; NaN counts as infinity."""
+        """Take for each element the largest that any worker has; NaN counts as infinity."""
         ...
 
     def total(self, arrays: Iterable[Array]) -> Iterable[Array]:
