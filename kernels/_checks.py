@@ -50,7 +50,7 @@ def check_device(name: str, array: Array, reference_name: str, reference: Array)
 
 
 def _shared(device: Any, other: Any) -> bool:
-    """Say whether devices are ways in which JAX splits arrays among the same devices."""
+    """Say whether both are shardings of JAX over the same devices."""
     devices = getattr(device, "device_set", None)
     return devices is not None and devices == getattr(other, "device_set", None)
 
@@ -68,7 +68,7 @@ def _check_library(name: str, array: Array, reference_name: str, reference: Arra
 def _is_array(a: Any) -> bool:
     """Tell an array from what only looks like one.
 
-    A subclass of NumPy's with a priority, such as a masked array, has an arithmetic of its own.
+    A subclass of NumPy's array with a priority, such as a masked array, has its own arithmetic.
     """
     return is_array_api_obj(a) and not (is_numpy_array(a) and a.__array_priority__ > 0.0)
 
@@ -113,16 +113,16 @@ def check_labels(y: Array, classes: int) -> None:
 
 
 def check_sample_weight(sample_weight: Array, x: Array, numerics: Numerics) -> None:
-    """Raise unless these are weights of the samples, of which one counts. This reads the values."""
+    """Raise unless these are finite weights of 0 or more, not all 0. This reads the values."""
     check_alike("sample_weight", sample_weight, "x", x)
     check_shape("sample_weight", sample_weight, (x.shape[0],))
     xp = array_namespace(sample_weight)
     low, high = float(xp.min(sample_weight)), float(xp.max(sample_weight))
     if not 0.0 <= low <= high < math.inf:
         wrong = high if low >= 0.0 else low
-        raise ValueError(f"expected sample_weight of finite numbers from 0, got {wrong:g}")
+        raise ValueError(f"expected sample_weight of finite numbers of 0 or more, got {wrong:g}")
     if high == 0.0:
-        raise ValueError("expected sample_weight with a number above 0, got zeros alone")
+        raise ValueError("expected sample_weight with a number above 0, got only zeros")
     if float(xp.max(numerics.flush(sample_weight))) == 0.0:
         raise ValueError(
             "expected sample_weight with a number that does not count as zero in exact numerics, "
@@ -131,10 +131,9 @@ def check_sample_weight(sample_weight: Array, x: Array, numerics: Numerics) -> N
 
 
 def to_signed(labels: Array) -> Array:
-    """Convert integers to int32 or int64, where every class has a number.
+    """Convert integers to int32 or int64, since some libraries do not compare unsigned ones.
 
-    Some libraries do not compare unsigned integers. Those too large to convert become negative: out
-    of range as before.
+    An integer too large to convert becomes negative: out of the range of classes, as before.
     """
     xp = array_namespace(labels)
     wide = labels.dtype in (xp.int64, getattr(xp, "uint64", None))
@@ -142,7 +141,7 @@ def to_signed(labels: Array) -> Array:
 
 
 def check_numerics(numerics: object) -> None:
-    """Raise TypeError unless this is numerics, and no class or name of them."""
+    """Raise TypeError unless this is a numerics object: not its class, and not its name."""
     if isinstance(numerics, type) or not hasattr(numerics, "matmul"):
         raise TypeError(
             f"expected numerics such as kernels.NATIVE or kernels.EXACT, got {numerics!r}"
@@ -156,18 +155,18 @@ def check_function(name: str, value: object) -> None:
 
 
 def check_hashable(name: str, value: object) -> None:
-    """Raise TypeError unless what was compiled with `value` can be found again."""
+    """Raise TypeError unless `value` can be hashed, to find what was compiled with it."""
     try:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"expected {name} that can be hashed, so that what was compiled is found again, got "
-            f"{type(value).__name__}"
+            f"expected {name} to be hashable, as what was compiled with it is looked up by its "
+            f"hash, got {type(value).__name__}"
         ) from None
 
 
 def to_learning_rate(number: Any) -> float:
-    """Convert a number of 0 or more, such as NumPy's, to Python's, which changes no dtype."""
+    """Convert a number of 0 or more, of NumPy too, to Python's float, which changes no dtype."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"expected a learning rate that is a real number, got {number!r}")
     try:
@@ -187,7 +186,7 @@ def to_real(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> float:
-    """Convert a real number to Python's; raise unless it is finite and between the limits."""
+    """Convert a real number to Python's float; raise unless it is finite and within limits."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"expected {name} to be a real number, got {number!r}")
     value = float(number)
@@ -199,7 +198,7 @@ def to_real(
 
 
 def to_integer(name: str, number: Any) -> int:
-    """Convert any integer, such as NumPy's, to Python's, which cannot overflow."""
+    """Convert an integer, of NumPy too, to Python's int, which cannot overflow."""
     try:
         if isinstance(number, bool):
             raise TypeError

@@ -54,12 +54,12 @@ def from_host(data: bytes, dtype: str, shape: Sequence[int], *, like: Array) -> 
 
 
 def placement(like: Array) -> dict[str, Any]:
-    """Make the argument `device` of a creation function; none if the library has no devices."""
+    """Make the keyword `device` of a creation function; none if the library has no devices."""
     try:
         place = device(like)
     except AttributeError:
         return {}
-    # JAX has for the device of an array that it splits how it splits it, which fits no other shape.
+    # An array that JAX splits has its sharding as its device, which fits no other shape.
     return {"device": place} if getattr(place, "is_fully_replicated", True) else {}
 
 

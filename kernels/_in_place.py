@@ -1,4 +1,4 @@
-"""Arithmetic in the place of arrays that nobody else has, where that is safe and pays."""
+"""In-place arithmetic on arrays that nobody else holds, where that is safe and faster."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _Operation = Callable[[Any, Any], Array]
 
 
 def is_plain(numerics: Numerics, a: Array) -> bool:
-    """Say whether this is NumPy's arithmetic and no more: no library takes derivatives of it.
+    """Say whether this is plain NumPy, where nothing else can hold a result.
 
-    torch's autograd keeps results, its vmap adds nothing batched in the place of what is not, a
-    team may keep what it returns, and a subclass may add and multiply otherwise.
+    torch's autograd keeps results, its vmap adds nothing batched in place to what is not batched, a
+    team may keep what it returns, and a subclass may add and multiply in another way.
     """
     return type(numerics) is Native and numerics.team is ALONE and bool(is_numpy_array(a))
 
 
 def in_place(numerics: Numerics, like: Array) -> tuple[_Operation, _Operation]:
-    """Give `numerics.add` and `numerics.multiply` of an array like that, which nobody else has.
+    """Give `add` and `multiply` for a first argument that nobody else holds.
 
-    Plain ones change it, which saves memory and time.
+    With plain NumPy they change that argument, which saves memory and time.
     """
     return (iadd, imul) if is_plain(numerics, like) else (numerics.add, numerics.multiply)

@@ -10,7 +10,7 @@ from .layer import Layer
 
 
 def check_layers(layers: Sequence[Layer]) -> None:
-    """Raise unless the layers are a network: matrices that chain, of one library, dtype, device."""
+    """Raise unless the layers chain and are of one library, dtype and device."""
     # A layer is itself a tuple, and easily taken for the network.
     if hasattr(layers, "weight") or not hasattr(layers, "__len__"):
         raise TypeError(f"expected layers to be a sequence of Layer, got {type(layers).__name__}")
@@ -55,10 +55,10 @@ def check_input(layers: Sequence[Layer], x: Array) -> None:
 def check_activations(
     layers: Sequence[Layer], activations: Sequence[Array], gradient: Array
 ) -> None:
-    """Raise unless activations and gradient are what `forward` returned and its loss's gradient."""
+    """Raise unless `forward` may have returned the activations, and a loss the gradient."""
     if len(activations) != len(layers) + 1:
         raise ValueError(
-            f"expected {len(layers) + 1} activations (x, one for each of {len(layers)} layers), "
+            f"expected {len(layers) + 1} activations (x and one for each of {len(layers)} layers), "
             f"got {len(activations)}"
         )
     check_input(layers, activations[0])
@@ -73,7 +73,7 @@ def check_activations(
 def check_gradients(
     layers: Sequence[Layer], gradients: Sequence[Layer], *, name: str = "gradients"
 ) -> None:
-    """Raise unless the gradients, or what has another name, have the shapes of the layers."""
+    """Raise unless the gradients, or other arrays called `name`, have the layers' shapes."""
     if len(gradients) != len(layers):
         raise ValueError(f"expected {name} of {len(layers)} layers, got {len(gradients)}")
     reference = layers[0].weight

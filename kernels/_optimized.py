@@ -18,7 +18,7 @@ from .optimizers import SGD, Adam, sum_of_squares
 
 __all__ = ["Scalars", "optimized_step", "penalized", "row", "squares_of"]
 
-# Rows of a table: one size, so that what is compiled for one run of steps serves for any.
+# Rows of every table, so that what is compiled for one run of steps serves for any.
 _ROWS = 256
 
 
@@ -42,9 +42,9 @@ def optimized_step(
     differentiate: Callable[..., tuple[Array, tuple[Layer, ...]]] = differentiated,
     squares: Callable[..., Iterable[Array]] = squares_of,
 ) -> tuple[tuple[tuple[Layer, ...], tuple[Any, ...]], Array]:
-    """Take one step of layers and the arrays of their optimizer's state, without any check.
+    """Take one step of layers and the arrays of their optimizer's state, without checks.
 
-    What stands in for layers and x in another form of training brings its own `differentiate` and
+    The dual form, where other arrays stand for layers and x, has its own `differentiate` and
     `squares`.
     """
     layers, slots = state
@@ -67,7 +67,7 @@ def penalized(
     l2: float,
     numerics: Numerics,
 ) -> tuple[Array, tuple[Layer, ...]]:
-    """Add l2 / 2 times the sums of squared weights to a loss, and what follows to its gradients."""
+    """Add l2 / 2 times the sum of squared weights to a loss, and its gradient to the gradients."""
     for total in squares:
         value = numerics.add(value, numerics.multiply(total, l2 / 2.0))
     return value, tuple(
@@ -86,11 +86,11 @@ class Scalars(NamedTuple):
     before
         How many steps its state has taken.
     like
-        An array of the namespace, dtype and device.
+        An array that gives the namespace, dtype and device.
     numerics
-        What they are multiplied with.
+        Whose `factor` makes arrays of them.
     plain
-        Whether they are the learning rate alone, for `unchecked_step`.
+        Whether a step takes the learning rate alone, as `unchecked_step` does.
     """
 
     optimizer: SGD | Adam
@@ -101,24 +101,24 @@ class Scalars(NamedTuple):
 
     @property
     def change(self) -> bool:
-        """Whether they are not the same for all steps."""
+        """Whether they differ from step to step."""
         return isinstance(self.optimizer, Adam) or callable(self.optimizer.learning_rate)
 
     def of(self, step: int, *, compiled: bool) -> Any:
-        """Give those of a step of this run, to what is compiled as 0-d arrays."""
+        """Give the numbers of a step of this run, as 0-d arrays if the step is compiled."""
         numbers: Sequence[Any] = self._of(step)
         if compiled:
             numbers = tuple(self.numerics.factor(n, like=self.like) for n in numbers)
         return numbers[0] if self.plain else numbers
 
     def parts(self, steps: int) -> Iterator[tuple[int, int]]:
-        """Divide a run, if need be, into parts for each of which there is a table."""
+        """Divide a run into parts (first, steps), each short enough for one table."""
         most = _ROWS if self.change else steps
         for first in range(0, steps, most):
             yield first, min(steps - first, most)
 
     def table(self, step: int, steps: int) -> Array:
-        """Give those of some steps as rows of an array of one size, which `row` takes out again."""
+        """Make a table of the numbers of some steps, a row for each, always of the same size."""
         rows: list[Any] = [self._of(step + i) for i in range(steps)]
         rows += [rows[-1]] * (_ROWS - steps)
         if self.plain:
@@ -132,7 +132,7 @@ class Scalars(NamedTuple):
 
 
 def row(table: Array, i: Any) -> Any:
-    """Take the numbers of a step from a table; its place may be an array."""
+    """Take the numbers in row `i` of a table; `i` may be an array."""
     xp = array_namespace(table)
     found = xp.take(table, i + xp.arange(1, dtype=xp.int32, **placement(table)), axis=0)
     if table.ndim == 1:

@@ -1,4 +1,4 @@
-"""What libraries must not do with exact functions that they trace: differentiate, or simplify."""
+"""Keep libraries that trace exact functions from differentiating or simplifying them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ._typing import Array
 def undifferentiated(a: Array, xp: Any) -> Array:
     """Return an array as it is; raise TypeError where a library takes derivatives through it.
 
-    For torch at once, for JAX when it comes to the derivative. Of other libraries it is not known.
+    With torch this raises at once, with JAX when the derivative is taken. Other libraries are not
+    checked.
     """
     # A tensor made by an operation that is recorded.
     if getattr(a, "requires_grad", False):
@@ -22,13 +23,13 @@ def undifferentiated(a: Array, xp: Any) -> Array:
 
 
 def unknown(a: Array, xp: Any) -> Array:
-    """Keep from XLA what it may know of an array that JAX traces: it divides by reciprocals."""
+    """Hide an array that JAX traces from XLA, which replaces division by known numbers."""
     jax = _tracing(a, xp)
     return a if jax is None else cast(Array, jax.lax.optimization_barrier(a))
 
 
 def _tracing(a: Array, xp: Any) -> Any:
-    """Give JAX if it traces an array; it is no import, as whoever has its array has JAX."""
+    """Give the module jax if it traces this array: with such an array it is imported already."""
     if xp.__name__ != "jax.numpy":
         return None
     jax = sys.modules["jax"]

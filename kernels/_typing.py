@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 class Array(Protocol):
     """The part of the Array API standard's array object that the kernel uses.
 
-    What an operator takes is not said, since libraries say it in many ways.
+    Operands are of type Any, since libraries annotate them differently.
     """
 
     @property
@@ -50,7 +50,7 @@ class Array(Protocol):
 class Compiler(Protocol):
     """A compiler of pure functions, such as jax.jit or a backend's `compile`.
 
-    What equal compilers made of a function is found again, by their hash.
+    It is hashable, so that `fit` finds again what an equal compiler made of a function.
     """
 
     def __hash__(self) -> int: ...
@@ -59,10 +59,10 @@ class Compiler(Protocol):
 
 @runtime_checkable
 class Repeater(Compiler, Protocol):
-    """A compiler that also makes many calls of a function one.
+    """A compiler that can also turn many calls of a function into one.
 
-    `repeat` makes of (state, *constants) -> (state, value) a function (count, state, *constants)
-    -> (state, values) that calls it `count` times.
+    `repeat` takes a function (state, *constants) -> (state, value), and returns one that calls it
+    `count` times: (count, state, *constants) -> (state, values).
     """
 
     def repeat(self, function: Callable[..., Any], /) -> Callable[..., Any]: ...

@@ -1,4 +1,4 @@
-"""Activations: functions of each element, whose derivatives follow from what they return."""
+"""Activations: functions of each element, with derivatives computed from their results."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
     "tanh",
 ]
 
-# Of leaky_relu, below 0.
+# The slope of leaky_relu below 0.
 _SLOPE = 0.01
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of each element. Equal ones are found again by what was compiled with them.
+    """A function of each element. What was compiled with one serves any that is equal.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Activation:
     value
         (a, numerics) -> f(a).
     back
-        (f(a), gradient, numerics) -> gradient * f'(a), which may change the gradient it is given.
+        (f(a), gradient, numerics) -> gradient * f'(a). It may change its argument `gradient`.
 
     Examples
     --------
@@ -72,10 +72,10 @@ def check_activation(activation: object) -> None:
 
 
 def _relu(a: Array, numerics: Numerics) -> Array:
-    """Replace negative elements by 0, without a choice for each, which NumPy and torch make slowly.
+    """Replace negative elements by 0, without `where`, which is slow in NumPy and torch.
 
-    Of two zeros `maximum` returns either, of which `abs` makes +0; autograd passes a half of the
-    derivative to each of two equal arguments, which the second `maximum` makes 0.
+    `maximum` of two zeros may be -0, which `abs` makes +0. Its derivative for equal arguments is a
+    half in autograd, which the second `maximum` makes 0.
     """
     xp = array_namespace(a)
     a = xp.maximum(a, xp.zeros_like(a))
@@ -85,8 +85,8 @@ def _relu(a: Array, numerics: Numerics) -> Array:
 
 
 def _relu_back(y: Array, gradient: Array, _: Numerics) -> Array:
-    # A product, since choosing element by element is slow in NumPy; not with (y > 0), which
-    # XLA takes for such a choice, so that an infinite gradient would be hidden.
+    # A product, since `where` is slow in NumPy; not with (y > 0), which XLA turns into `where`, so
+    # that an infinite gradient would be hidden.
     gradient *= 1.0 - array_namespace(y).astype(y <= 0.0, gradient.dtype)
     return gradient
 
@@ -124,7 +124,7 @@ def _tanh(a: Array, numerics: Numerics) -> Array:
 
 
 def _tanh_back(y: Array, gradient: Array, numerics: Numerics) -> Array:
-    # Not 1 - y * y, of which less is left where y is near 1.
+    # Not 1 - y * y, which loses digits where y is near 1.
     ones = array_namespace(y).ones_like(y)
     factor = numerics.multiply(numerics.subtract(ones, y), numerics.add(y, ones))
     return numerics.multiply(gradient, factor)

@@ -64,7 +64,7 @@ def digest(layers: Sequence[Layer]) -> str:
 
 
 def _positive_zeros(values: array.array[float]) -> bytes:
-    """Write -0 as +0. On the host, since libraries that flush subnormals take them for zeros."""
+    """Write -0 as +0, by bits, since libraries that flush subnormals take those for zeros."""
     words: array.array[int] = array.array({"f": "I", "d": "Q"}[values.typecode], values.tobytes())
     # The little-endian bytes of -0, as this machine reads them.
     negative = array.array(words.typecode, bytes(words.itemsize - 1) + b"\x80")[0]

@@ -1,11 +1,11 @@
 """The dual form: the first layer is trained in the space of the samples.
 
 A gradient of the first weight is X^T G, with one row of G for each sample. So an optimizer whose
-steps are linear leaves the weight at W = c W_0 + e V_0 + X^T A, where V_0 is the velocity of its
-momentum to begin with, and so it does the velocity. All that the rest of the network asks of W is
-H = X W, and that changes by K G with K = X X^T. The optimizer is therefore given H, A and (c, e)
-as parameters in the place of W, with the gradients K G, G and 0, and is not told. Only to clip it
-asks for the norm of X^T G, whose square is the sum of G * K G.
+steps are linear leaves the weight at W = c W_0 + e V_0 + X^T A, where V_0 is the initial velocity
+of its momentum, and the velocity in the same form. All that the rest of the network needs of W is
+H = X W, and that changes by K G with K = X X^T. So the optimizer is given H, A and (c, e) as
+parameters in place of W, with the gradients K G, G and 0, and need not know it. Only clipping needs
+the norm of X^T G, whose square is the sum of G * K G.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .optimizers import SGD, Adam, sum_of_products, sum_of_squares
 
 __all__ = ["PERIOD", "Constants", "Samples", "differentiated", "parts", "squares_of", "use_dual"]
 
-# Steps after which W is made and H computed from it anew, counted from the first of all: as much
-# arithmetic as one step of the primal form, and so less than a hundredth of what they save.
+# Steps after which W is made and H computed from it anew, counted from step 0: as much arithmetic
+# as one step of the primal form, and so less than a hundredth of what these steps save.
 PERIOD = 256
 
 
@@ -43,8 +43,8 @@ class Constants(NamedTuple):
     starts
         X W_0, and X V_0 if there is a velocity; none without l2.
     squares
-        The sum of the squares of W_0, and if there is a velocity twice that of its products with
-        V_0 and that of the squares of V_0; none without l2.
+        The sum of W_0 * W_0, and if there is a velocity, twice the sum of W_0 * V_0 and the sum of
+        V_0 * V_0; none without l2.
     """
 
     kernel: Any
@@ -60,9 +60,9 @@ class Samples(NamedTuple):
     x
         Shape (n, n_in).
     kernel
-        That of `Constants`.
+        X X^T, as in `Constants`.
     plain
-        Whether the optimizer takes nothing but the learning rate, so that c stays 1.
+        Whether the optimizer has nothing but a learning rate, so that c stays 1.
     l2
         Whether the squares of the weights count.
     numerics
@@ -86,7 +86,7 @@ class Samples(NamedTuple):
         return cls(x, kernel, plain, l2, numerics)
 
     def chosen(self, batches: Batches) -> Array | None:
-        """Give what stands for x in batches: the numbers of the samples, or None for all."""
+        """Give what stands for x in batches: the indices of the samples, or None for all."""
         if batches.size is None:
             return None
         xp = array_namespace(self.x)
@@ -95,7 +95,7 @@ class Samples(NamedTuple):
     def begin(
         self, layers: Sequence[Layer], slots: tuple[Any, ...]
     ) -> tuple[tuple[Any, tuple[Any, ...]], Constants]:
-        """Give what stands for layers and slots in steps, and the constants of these."""
+        """Give what stands for layers and slots in the steps of a period, and its constants."""
         networks = [layers, *(slot for slot in slots if slot)]
         starts = tuple(network[0].weight for network in networks)
         products = tuple(self.numerics.matmul(self.x, a) for a in starts)
@@ -112,7 +112,7 @@ class Samples(NamedTuple):
     def end(
         self, held: Any, held_slots: tuple[Any, ...], layers: Any, slots: tuple[Any, ...]
     ) -> tuple[tuple[Layer, ...], tuple[Any, ...]]:
-        """Make layers and slots of what stands for them, with those that it began from."""
+        """Make layers and slots of what stands for them; `layers` and `slots` began the period."""
         starts = [network[0].weight for network in (layers, *(slot for slot in slots if slot))]
         made = (self._made(slot, starts) if slot else slot for slot in held_slots)
         return self._made(held, starts), tuple(made)
@@ -153,7 +153,7 @@ def use_dual(
     batches: Batches,
     compile: Compiler | None = None,
 ) -> bool:
-    """Decide on the form, as `fit` says; raise if it was asked for and cannot be had."""
+    """Say whether to train in dual form, as `fit` describes; raise if True is impossible."""
     if dual not in (True, False, "auto"):
         raise ValueError(f"expected dual of 'auto', True or False, got {dual!r}")
     within = isinstance(optimizer, SGD)
@@ -172,9 +172,9 @@ def use_dual(
         raise ValueError(f"expected one worker for dual=True, got {got}")
     if dual and not isinstance(numerics, Native) and batches.start % PERIOD != 0:
         raise ValueError(
-            f"expected start of a multiple of {PERIOD} for dual=True with numerics that are not "
-            "native, as from other steps on no run ends on the bits of one that was not "
-            f"interrupted, got {batches.start}"
+            f"expected start to be a multiple of {PERIOD} for dual=True unless numerics are "
+            "native, as a run that goes on from another step does not end on the bits of an "
+            f"uninterrupted one, got {batches.start}"
         )
     return bool(dual)
 
@@ -204,7 +204,7 @@ def _batch(batches: Batches) -> int:
 
 
 def parts(batches: Batches) -> Iterator[Batches]:
-    """Divide batches into periods."""
+    """Divide batches at the ends of periods."""
     start, end = batches.start, batches.start + batches.steps
     while start < end:
         steps = min(PERIOD - start % PERIOD, end - start)
@@ -256,8 +256,8 @@ def differentiated(
 def squares_of(layers: Sequence[Layer], operands: Constants, numerics: Numerics) -> Iterator[Array]:
     """Sum the squares of each weight, or of each gradient.
 
-    With P = c W_0 + e V_0 those of the first are sum(A * (H + X P)) + sum(P * P). Without l2 the
-    gradients of c and e are 0, and so is P.
+    With P = c W_0 + e V_0 the first weight's is sum(A * (H + X P)) + sum(P * P). Without l2 these
+    are gradients; those of c and e are 0, and so is P.
     """
     network, (rows, scales) = _divided(layers, False)
     mixed = network[0].weight
@@ -269,7 +269,7 @@ def squares_of(layers: Sequence[Layer], operands: Constants, numerics: Numerics)
     for square, (i, j) in zip(operands.squares, pairs, strict=True):
         part = numerics.multiply(numerics.multiply(square, c[i]), c[j])
         total = numerics.add(total, part)
-    # Rounding may leave less than nothing, which has no root.
+    # Rounding may make it negative, and it has to have a root.
     xp = array_namespace(total)
     yield cast(Array, xp.where(total < 0.0, xp.zeros_like(total), total))
     for layer in network[1:]:
@@ -283,7 +283,7 @@ def _divided(layers: Sequence[Layer], plain: bool) -> tuple[Sequence[Layer], Seq
 
 
 def _spread(gradient: Array, chosen: Array, n: int) -> Array:
-    """Put the rows of chosen samples where they are of all, and zeros elsewhere."""
+    """Put the rows of chosen samples at their places among all n, and zeros elsewhere."""
     xp = array_namespace(gradient)
     numbers = xp.arange(n, dtype=chosen.dtype, **placement(chosen))
     found = xp.reshape(numbers, (-1, 1)) == xp.reshape(chosen, (1, -1))

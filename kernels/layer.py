@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 def init(
     sizes: Sequence[int], *, like: Array, seed: int = 0, bias: bool = True
 ) -> tuple[Layer, ...]:
-    """Draw the initial weights of a network; the same bits on every library and device.
+    """Draw the initial weights of a network: the same bits on every library and device.
 
     He uniform: weights of layer i are uniform in [-limit, limit) with limit = sqrt(6 / sizes[i]),
     so that ReLU layers keep the variance of their input; biases are zero.
@@ -43,8 +43,8 @@ def init(
     Parameters
     ----------
     sizes
-        The number of inputs, of units in each hidden layer, and of outputs; (1000, 100, 10) is
-        the tutorial's network.
+        The numbers of inputs, of units in each hidden layer, and of outputs; (1000, 100, 10) is
+        the network of "Learning PyTorch with examples".
     like
         A float32 or float64 array that gives the namespace, dtype and device.
     seed
@@ -55,7 +55,7 @@ def init(
     Raises
     ------
     ValueError
-        If there are fewer than two sizes, a size is not positive, or the seed is out of range.
+        If there are fewer than two sizes, a size is below 1, or the seed is out of range.
     TypeError
         If `like` is not an array, or is neither float32 nor float64, or if a size or the seed is
         not an integer.

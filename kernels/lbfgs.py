@@ -1,7 +1,7 @@
 """L-BFGS: a minimum of a function, from its gradients, over arrays of any library.
 
-What needs arithmetic on arrays asks the numerics; what remains is some numbers of the host, on
-which only operations act that IEEE 754 fixes. So the bits of the minimum are those of the numerics.
+The numerics compute on arrays; the few numbers that remain are computed on the host, with
+operations that IEEE 754 fixes. So with exact numerics the minimum has the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .numerics import NATIVE, Numerics
 
 __all__ = ["Minimum", "minimize"]
 
-# The conditions of Wolfe, as L-BFGS-B takes them, and how many points of a line it tries.
+# The Wolfe conditions with L-BFGS-B's numbers, and how many points of a line are tried.
 _DECREASE, _CURVATURE, _MOST_POINTS = 1e-3, 0.9, 20
-# How many times as far as the last the next point is at least and at most, as MINPACK-2's dcsrch
-# has it, and how much of an interval remains on either side of a point in it.
+# The least and the most by which a step along a line grows, as in MINPACK-2's dcsrch, and the part
+# of an interval that remains on either side of a point in it.
 _LEAST, _MOST, _MARGIN = 1.1, 4.0, 0.1
 
 
@@ -60,7 +60,7 @@ class _Point(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A step and the change of the gradient, as unit vectors, and the ratio of their units."""
+    """A step and the change of the gradient, each over a power of two, and the powers' ratio."""
 
     step: Array
     change: Array
@@ -79,7 +79,7 @@ def minimize(
     numerics: Numerics = NATIVE,
     progress: Callable[[int, float], object] | None = None,
 ) -> Minimum:
-    """Minimize a function by L-BFGS with a line search for the strong conditions of Wolfe.
+    """Minimize a function by L-BFGS with a line search for the strong Wolfe conditions.
 
     The inverse of the Hessian is estimated from the last `memory` steps s and changes of the
     gradient y. Its product with the gradient is a sum of these vectors, whose coefficients follow
@@ -93,14 +93,14 @@ def minimize(
     x
         Where to start, shape (n,), float32 or float64.
     max_steps, max_calls
-        Limits; that of calls is looked at after each step.
+        Limits of 1 or more; the number of calls is compared after each step.
     gradient_tolerance
-        It has converged where no element of the gradient is larger.
+        It has converged when no element of the gradient is larger in magnitude.
     value_tolerance
-        It has converged where a step lowers the value by no more than this times the largest of
-        both values and 1.
+        It has converged when a step lowers the value by at most this times the largest of 1 and
+        the magnitudes of both values.
     memory
-        How many pairs.
+        How many pairs (s, y) are kept, 1 or more.
     numerics
         What products and sums are.
     progress
@@ -108,13 +108,16 @@ def minimize(
 
     Returns
     -------
-    The last point, its value, and why it ended there.
+    A `Minimum`: the last point, its value, and why it ended there.
 
     Raises
     ------
-    ValueError, TypeError
-        If x is not one-dimensional, its dtype is none of those above, a number is out of range, or
-        the function returns a gradient that is not like x.
+    ValueError
+        If x is not one-dimensional, a number is out of range, or the function returns a gradient of
+        another shape or device than x.
+    TypeError
+        If x is not an array of float32 or float64, a number is of another type, `numerics` is not
+        numerics, or the function returns a gradient of another library or dtype than x.
 
     References
     ----------
@@ -195,7 +198,7 @@ def _of(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[flo
 def _direction(
     pairs: Sequence[_Pair], gradient: Array, largest: float, n: Numerics
 ) -> tuple[Array, float]:
-    """Multiply minus the gradient by the estimated inverse; also give the slope along that."""
+    """Multiply minus the gradient by the estimated inverse; also give the slope along it."""
     xp, k = array_namespace(gradient), len(pairs)
     unit = _power_of_two(largest)
     basis = [pair.step for pair in pairs] + [pair.change for pair in pairs]
@@ -203,9 +206,9 @@ def _direction(
     size = len(basis) + 1
     flat = to_host(n.matmul(rows, rows.T))
     gram = [flat[i * size : (i + 1) * size] for i in range(size)]
-    # A pair along which the function is not convex, but for rounding, changes nothing.
+    # A pair along which rounding hides that the function is convex changes nothing.
     curved = [gram[i][k + i] if gram[i][k + i] > 0.0 else math.inf for i in range(k)]
-    # Of minus the direction, in the vectors of the basis.
+    # The coefficients of minus the direction in the basis.
     c = [0.0] * (2 * k) + [unit]
 
     def along(i: int) -> float:
@@ -226,7 +229,7 @@ def _direction(
 
 
 def _pair(here: _Point, new: _Point, n: Numerics) -> tuple[_Pair, ...]:
-    """Remember a step, unless the function is not convex along it."""
+    """Make a pair of a step; none if the function is not convex along it."""
     step, change = n.subtract(new.x, here.x), n.subtract(new.gradient, here.gradient)
     if not new.slope > here.slope:
         return ()
@@ -309,7 +312,7 @@ def _largest(a: Array) -> float:
 
 
 def _power_of_two(number: float) -> float:
-    """Find the power of two above a number, a product with which no library rounds."""
+    """Find the power of two above a number: no library rounds a product with it."""
     return math.ldexp(1.0, math.frexp(number)[1]) if number > 0.0 else 0.0
 
 

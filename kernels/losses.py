@@ -53,7 +53,7 @@ def squared_error(
     prediction, target
         Shape (n, n_out), of one dtype.
     sample_weight
-        By which the terms of each sample are multiplied, of shape (n,) and that dtype.
+        What each sample's terms are multiplied by, of shape (n,) and the same dtype.
     numerics
         What products and sums are.
 
@@ -89,7 +89,7 @@ def half_squared_error(
     sample_weight: Array | None = None,
     numerics: Numerics = NATIVE,
 ) -> tuple[Array, Array]:
-    """Compute half the squared error of a sample, in the mean: scikit-learn's loss of regression.
+    """Compute the mean over samples of half the squared error, as scikit-learn does.
 
     value = mean over samples of sum((prediction - target)**2) / 2;
     gradient = (prediction - target) / n.
@@ -110,7 +110,7 @@ def half_squared_error(
     Raises
     ------
     ValueError
-        If shapes or devices differ, or there are no samples.
+        If shapes or devices differ, the prediction is not two-dimensional, or there are no samples.
     TypeError
         If libraries or dtypes differ, or the dtype is not real floating.
 
@@ -191,9 +191,9 @@ def logistic_cross_entropy(
     sample_weight: Array | None = None,
     numerics: Numerics = NATIVE,
 ) -> tuple[Array, Array]:
-    """Compute the cross-entropy of logistic(logits), of several labels or of two classes.
+    """Compute the mean cross-entropy of logistic(logits), for several labels or two classes.
 
-    Each output is a label that a sample has or has not; a single output tells two classes apart.
+    Each output stands for a label that a sample has or has not; a single output, for two classes.
     With z the logits and y the target, value = mean over samples of
     sum(max(z, 0) - y z + softplus(-abs(z))), and gradient = (logistic(z) - y) / n.
 
@@ -202,8 +202,8 @@ def logistic_cross_entropy(
     logits
         Shape (n, n_out).
     target
-        Probabilities of shape (n, n_out) and the logits' dtype, or integers or booleans, 0 or 1, of
-        that shape or for one output of shape (n,). `fit` checks the range before it starts.
+        Probabilities of shape (n, n_out) and the logits' dtype, or integers 0 and 1, or booleans,
+        of shape (n, n_out), or (n,) if n_out is 1. `fit` checks the range before it starts.
     sample_weight
         Shape (n,) and the logits' dtype; the mean is then the weighted one.
     numerics
@@ -247,16 +247,16 @@ def poisson(
     sample_weight: Array | None = None,
     numerics: Numerics = NATIVE,
 ) -> tuple[Array, Array]:
-    """Compute the loss of counts, of whose expectation the network predicts the logarithm.
+    """Compute the Poisson loss of counts, from predicted logarithms of their expectations.
 
-    value = mean over samples of sum(exp(logarithm) - target * logarithm), the negative logarithm of
-    the likelihood but for a constant; gradient = (exp(logarithm) - target) / n.
+    value = mean over samples of sum(exp(logarithm) - target * logarithm), the negative
+    log-likelihood up to a constant; gradient = (exp(logarithm) - target) / n.
 
     Parameters
     ----------
     logarithm, target
-        Shape (n, n_out), of one dtype; counts, or other numbers that are not negative. `fit` checks
-        that before it starts.
+        Shape (n, n_out), of one dtype. Targets are counts, or other numbers of 0 or more; `fit`
+        checks that before it starts.
     sample_weight
         Shape (n,) and that dtype; the mean is then the weighted one.
     numerics
@@ -269,7 +269,7 @@ def poisson(
     Raises
     ------
     ValueError
-        If shapes or devices differ, or there are no samples.
+        If shapes or devices differ, `logarithm` is not two-dimensional, or there are no samples.
     TypeError
         If libraries or dtypes differ, or the dtype is not real floating.
 
@@ -286,10 +286,10 @@ def poisson(
 
 
 def expectation(loss: Loss, output: Array, *, numerics: Numerics) -> Array:
-    """Give what a network expects of the target, from its output, shape (n, n_out).
+    """Compute the target's expectation from a network's output, shape (n, n_out).
 
-    That is softmax(output) of classes, logistic(output) of labels, exp(output) of counts, each as
-    the loss has it, and the output itself of numbers and with any other loss.
+    The loss decides: softmax(output) for classes, logistic(output) for labels, exp(output) for
+    counts, and with any other loss the output itself.
     """
     if loss is poisson:
         return numerics.exp(output)
@@ -320,12 +320,12 @@ def check_targets(loss: Loss, y: Array, outputs: int) -> None:
 
 
 def checked(loss: Loss) -> Loss:
-    """Return a loss that checks what it returns; those of this module need not."""
+    """Return a loss that checks its results; the losses of this module need no check."""
     return loss if any(loss is own for own, _ in _OWN) else _Checked(loss)
 
 
 def unchecked(loss: Loss) -> Loss:
-    """Return a loss without its checks, for input like that of an earlier call."""
+    """Return a loss without checks, for input of the shapes and dtypes of an earlier call."""
     if isinstance(loss, _Checked):
         return loss.loss
     return next((same for own, same in _OWN if loss is own), loss)
@@ -343,11 +343,11 @@ class Weighted:
 
 
 def weighted(loss: Loss) -> Loss:
-    """Make a loss of pairs; raise TypeError unless it takes sample_weight."""
+    """Make a loss of pairs (target, sample_weight); raise TypeError unless it takes the latter."""
     parameters = signature(loss).parameters.values()
     if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise TypeError(
-            f"expected a loss with an argument sample_weight, as weights are given, got {loss!r}"
+            f"expected a loss that takes sample_weight, since that is given, got {loss!r}"
         )
     return Weighted(loss)
 
@@ -435,7 +435,7 @@ def _poisson(
 def _mean(
     terms: Array, gradient: Array, sample_weight: Array | None, numerics: Numerics
 ) -> tuple[Array, Array]:
-    """Sum each sample's terms, and take the mean of samples."""
+    """Sum each sample's terms, and take the mean over samples."""
     xp = array_namespace(terms)
     rows = numerics.sum(terms, axis=1, keepdims=True)
     if sample_weight is None:
@@ -464,7 +464,7 @@ def _column(sample_weight: Array) -> Array:
 
 
 def _check_numbers(prediction: Array, target: Array, sample_weight: Array | None) -> None:
-    """Check targets that are numbers like the predictions, of one sample or more."""
+    """Check targets of the shape and dtype of the predictions, for one sample or more."""
     _check_prediction("the prediction", prediction)
     check_samples("target", target, "the prediction", prediction)
     check_alike("target", target, "the prediction", prediction)

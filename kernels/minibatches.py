@@ -1,4 +1,4 @@
-"""Minibatches: the order of the samples in each epoch, and its cut into runs of batches."""
+"""Minibatches: the order of the samples in each epoch, and how it is cut into batches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FIRST_EPOCH_STREAM = 2**31
 
 
 class Run(NamedTuple):
-    """Batches of one size, one after the other in the order of an epoch.
+    """Batches of one size that follow each other in an epoch.
 
     Attributes
     ----------
     order
-        The numbers of the samples; None if every batch is all of them as they are.
+        The indices of the samples; None if every batch is all samples as they are.
     first
         The place in the order where the first batch begins.
     size
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Which samples the steps of a `fit` take, whose arguments these are.
+    """Which samples the steps of a `fit` take.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Batches(NamedTuple):
     size
         Samples in a batch; None for all, as they are.
     seed, start, steps
-        Of the order, how many batches were taken before, and how many are.
+        The seed of the order, how many batches were taken before, and how many to take.
     shuffle
         Whether every epoch has an order of its own.
     """
@@ -63,7 +63,7 @@ class Batches(NamedTuple):
     shuffle: bool
 
     def of(self, x: Array, y: Any, compile: Compiler | None) -> Iterator[tuple[Array, Any]]:
-        """Take one batch after the other."""
+        """Give one batch (x, y) after the other."""
         in_compiler = repeats(compile)
         for run in self.runs(x, compile):
             for i in range(run.steps):
@@ -77,7 +77,7 @@ class Batches(NamedTuple):
                     yield _take(x, y, run.order[first : first + run.size])
 
     def runs(self, like: Array, compile: Compiler | None) -> Iterator[Run]:
-        """Divide the steps into runs: those of an epoch, and its last if that has fewer samples."""
+        """Divide the steps into runs: an epoch's full batches, and its last if that is smaller."""
         if self.size is None:
             yield Run(None, 0, 0, self.steps)
             return
@@ -112,7 +112,7 @@ def batches_of(
     start: int = 0,
     shuffle: bool = True,
 ) -> Batches:
-    """Check what decides the batches of a `fit` over n samples, whose arguments the others are.
+    """Check the arguments of `fit` that decide its batches of n samples.
 
     Raises
     ------
@@ -128,12 +128,12 @@ def batches_of(
 
 
 def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int | None) -> int:
-    """Count the batches of a `fit` over n samples, whose arguments the others are.
+    """Count the batches of a `fit` over n samples, from its arguments.
 
     Raises
     ------
     ValueError
-        If not exactly one of steps and epochs is given, or a number is not positive.
+        If not exactly one of steps and epochs is given, or a number is below 1.
     TypeError
         If a number is not an integer.
 
@@ -166,7 +166,7 @@ def _positive(name: str, number: int) -> int:
 def take(x: Array, y: Any, order: Array, first: Any, *, size: int) -> tuple[Array, Any]:
     """Take `size` samples of an order from the place `first` on, which may be an array.
 
-    What is learned, y, is an array, or a pair of them where samples have weights.
+    y is an array, or a pair (targets, weights) if samples have weights.
     """
     xp = array_namespace(x)
     places = first + xp.arange(size, dtype=order.dtype, **placement(order))

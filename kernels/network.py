@@ -1,4 +1,4 @@
-"""The network: linear layers with an activation between them, its gradients, and its update.
+"""The network: linear layers with an activation between them, their gradients and update.
 
 Every function is pure: it never changes an array it was given. The array library is taken from
 the arrays, and everything that multiplies or sums goes through `numerics`.
@@ -41,8 +41,8 @@ def forward(
 ) -> tuple[Array, ...]:
     """Compute the activations of every layer.
 
-    a[0] = x; a[i + 1] = f(a[i] @ weight[i] + bias[i]) with f the activation, which the last layer
-    has none of.
+    a[0] = x; a[i + 1] = f(a[i] @ weight[i] + bias[i]), where f is the activation. The last layer
+    has none.
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ def forward(
     ValueError
         If shapes do not chain, devices differ, or there is no layer.
     TypeError
-        If libraries or dtypes differ, the dtype is not real floating, or the activation is none.
+        If libraries or dtypes differ, the dtype is not real floating, or `activation` is not one of
+        `kernels.activations`.
 
     Examples
     --------
@@ -93,10 +94,10 @@ def backward(
 
     With g the gradient with respect to a layer's pre-activation and a its input, the gradients
     are a.T @ g for the weight, the sum of g over the batch for the bias, and
-    f'(a) * (g @ weight.T) for the pre-activation of the layer before, where the derivative f' is
-    taken from the activation's output, (a > 0) of relu. Where a pre-activation is exactly 0 the
-    derivative of relu is 0, as in torch.relu and jax.nn.relu (the tutorial's `h < 0` mask and
-    `clamp` take 1 there); there an infinite gradient becomes NaN.
+    f'(a) * (g @ weight.T) for the pre-activation of the layer before. The derivative f' is computed
+    from the activation's output; that of relu is (a > 0). So where a pre-activation is exactly 0,
+    the derivative of relu is 0, as in torch.relu and jax.nn.relu (PyTorch's tutorial has 1 there,
+    by its mask `h < 0` and by `clamp`), and an infinite gradient becomes NaN.
 
     Parameters
     ----------
@@ -105,9 +106,10 @@ def backward(
     activations
         What `forward` returned.
     gradient
-        d loss / d prediction, shape (n, n_out). The result is linear in it.
+        The loss's gradient with respect to the prediction, shape (n, n_out). The result is linear
+        in it.
     activation
-        That of `forward`.
+        The one that `forward` used.
     numerics
         What products and sums are.
 
@@ -149,7 +151,7 @@ def backward_to_input(
 ) -> tuple[tuple[Layer, ...], Array]:
     """Compute the gradient of the loss with respect to every parameter and to the input x.
 
-    That of x, which a layer before this network needs, is g @ weight[0].T, with g the gradient
+    A layer before this network needs the gradient of x. It is g @ weight[0].T, with g the gradient
     with respect to the first pre-activation.
 
     Parameters
@@ -159,7 +161,7 @@ def backward_to_input(
 
     Returns
     -------
-    The gradients that `backward` returns, and that of x, of its shape.
+    The gradients that `backward` returns, and the gradient of x, of x's shape.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def update(
     Parameters
     ----------
     layers, gradients
-        Parameters and their gradients, of equal shapes.
+        Parameters and their gradients, of the same shapes.
     learning_rate
         A finite number of 0 or more, of Python or a NumPy scalar.
     numerics
@@ -209,9 +211,9 @@ def update(
     Raises
     ------
     ValueError
-        If shapes or devices differ, or the learning rate is not finite.
+        If shapes or devices differ, or the learning rate is negative or not finite.
     TypeError
-        If libraries or dtypes differ.
+        If libraries or dtypes differ, or the learning rate is not a number.
 
     Examples
     --------
@@ -338,10 +340,10 @@ def differentiated_from(
     activation: Activation,
     numerics: Numerics,
 ) -> tuple[Array, tuple[Layer, ...], Array]:
-    """Compute as `differentiated` from x and its product with the first weight on.
+    """Do as `differentiated`, given x and its product with the first weight; n is of all workers.
 
-    The first weight's gradient is the product of `operand` and what else is returned: that of the
-    first pre-activation. Nothing else asks for x or the first weight.
+    Also return the gradient of the first pre-activation. The first weight's gradient is `operand`
+    times that. Nothing else uses x or the first weight.
     """
     team = numerics.team
     activations = _forward(layers, *begun, activation, numerics)
@@ -367,9 +369,9 @@ def unchecked_step(
 ) -> tuple[tuple[Layer, ...], Array]:
     """Take one step as `step` does, without its checks.
 
-    The learning rate is a number or `numerics.factor` of it; `operands` are x and x.T, prepared,
-    as far as they are this worker's own samples. What stands in for layers and x in another form of
-    training brings its own `differentiate`.
+    The learning rate is a number or `numerics.factor` of it. `operands` are x and x.T, prepared,
+    of this worker's own samples. The dual form, where other arrays stand for layers and x, has its
+    own `differentiate`.
     """
     settings: dict[str, Any] = {"loss": loss, "activation": activation, "numerics": numerics}
     value, changes = differentiate(layers, x, y, operands, -learning_rate, **settings)
@@ -389,7 +391,7 @@ def _forward(
     for i, (weight, bias) in enumerate(layers):
         a = numerics.matmul(activations[i], weight) if i > 0 else first
         if bias is not None:
-            # Told by its shape, since JAX can be told to refuse what it must guess.
+            # Reshaped, since JAX can be told to refuse implicit changes of rank.
             a = numerics.add(a, xp.reshape(bias, (1, -1)))
         if i < len(layers) - 1:
             a = activation.value(a, numerics)
@@ -404,7 +406,7 @@ def _differentiate(
     activation: Activation,
     numerics: Numerics,
 ) -> tuple[tuple[Layer, ...], Array]:
-    """Compute as `_backward` with activations that may hold what `forward` returns nowhere."""
+    """Do as `_backward` with activations that may hold numbers that `forward` never returns."""
     own, n = numerics.team.own, gradient.shape[0]
     x, *others = map(own, activations)
     activations = (x, *(numerics.flush(a) for a in others))

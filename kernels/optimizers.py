@@ -1,7 +1,7 @@
-"""Optimizers: how parameters follow from gradients, with all state in the open.
+"""Optimizers: how gradients change parameters, with all state explicit.
 
-What differs from step to step besides arrays, rates and corrections of bias, is made on the host
-by operations that IEEE 754 fixes, and given to a step as numbers or 0-d arrays: another rate or
+The numbers that differ from step to step, rates and bias corrections, are computed on the host with
+operations that IEEE 754 fixes, and given to a step as numbers or 0-d arrays. So another rate or
 schedule compiles nothing anew, and every machine computes with the same numbers.
 """
 
@@ -25,13 +25,13 @@ from .schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamState", "SGDState"]
 
-# Elements of an array that is worth a copy into one with others.
+# Parameters of at most so many elements are worth copying into one array.
 _SMALL = 2**14
 
-# Numbers of the host, or 0-d arrays of them.
+# The numbers of a step, of the host or as 0-d arrays.
 Numbers = Sequence[Any]
 
-# Of gradients: the sum of the squares of each weight.
+# (gradients) -> the sum of the squares of each weight's gradient.
 Squares = Callable[[Sequence[Layer]], Iterable[Array]]
 
 
@@ -43,7 +43,7 @@ class SGDState(NamedTuple):
     steps
         How many were taken.
     velocity
-        Of each parameter; none without momentum.
+        One for each parameter; empty without momentum.
     """
 
     steps: int
@@ -79,20 +79,23 @@ class SGD:
     Parameters
     ----------
     learning_rate
-        A finite number, or one of `kernels.schedules`.
+        A finite number of 0 or more, or one of `kernels.schedules`.
     momentum
         In [0, 1).
     nesterov
-        Whether the step looks ahead.
+        Whether to use Nesterov's momentum, which must then be above 0.
     weight_decay
         0 or more.
     max_norm
-        If the norm of all gradients together is larger, they are scaled down to it.
+        If the norm of all gradients together is larger, they are scaled down to it. None is no
+        limit.
 
     Raises
     ------
-    ValueError, TypeError
-        If a number is none of these.
+    ValueError
+        If a number is out of range, or `nesterov` comes without momentum.
+    TypeError
+        If one is not a real number.
 
     References
     ----------
@@ -150,7 +153,7 @@ class SGD:
         return _update(self, layers, gradients, state, numerics)
 
     def numbers(self, steps: int) -> tuple[float, ...]:
-        """Compute minus the rate of the step after `steps` steps."""
+        """Compute minus the learning rate for the step after `steps` steps."""
         return (-_rate(self.learning_rate, steps),)
 
     def change(
@@ -199,7 +202,7 @@ class Adam:
     Parameters
     ----------
     learning_rate
-        A finite number, or one of `kernels.schedules`.
+        A finite number of 0 or more, or one of `kernels.schedules`.
     beta1, beta2
         In [0, 1).
     epsilon
@@ -207,12 +210,15 @@ class Adam:
     weight_decay
         0 or more.
     max_norm
-        If the norm of all gradients together is larger, they are scaled down to it.
+        If the norm of all gradients together is larger, they are scaled down to it. None is no
+        limit.
 
     Raises
     ------
-    ValueError, TypeError
-        If a number is none of these.
+    ValueError
+        If a number is out of range.
+    TypeError
+        If one is not a real number.
 
     References
     ----------
@@ -269,7 +275,7 @@ class Adam:
         return _update(self, layers, gradients, state, numerics)
 
     def numbers(self, steps: int) -> tuple[float, ...]:
-        """Compute the corrected rate, the correction of the root, and how weights decay."""
+        """Compute minus the corrected rate, the root's correction, and the factor of the decay."""
         rate, t = _rate(self.learning_rate, steps), steps + 1
         return (
             -rate / (1.0 - _power(self.beta1, t)),
@@ -307,7 +313,7 @@ class Adam:
 
 
 def check_optimizer(optimizer: Any, learning_rate: Any) -> SGD | Adam:
-    """Make an optimizer of the two arguments of `fit`, of which one is given."""
+    """Make an optimizer from the two arguments of `fit`, of which exactly one must be given."""
     if (optimizer is None) == (learning_rate is None):
         raise ValueError(
             "expected exactly one of optimizer and learning_rate, got "
@@ -339,12 +345,12 @@ def check_state(optimizer: SGD | Adam, layers: Sequence[Layer], state: Any) -> N
 
 
 def rule_of(optimizer: SGD | Adam) -> SGD | Adam:
-    """Leave out the learning rate, which compiles nothing anew."""
+    """Leave out the learning rate, so that another rate compiles nothing anew."""
     return replace(optimizer, learning_rate=0.0)
 
 
 def _convert(optimizer: Any, **ranges: dict[str, float]) -> None:
-    """Replace what was given by Python's numbers; raise if one is out of range."""
+    """Replace the numbers of an optimizer by Python's; raise if one is out of range."""
     rate = optimizer.learning_rate
     values = {"learning_rate": rate if isinstance(rate, Schedule) else to_learning_rate(rate)}
     ranges |= {"weight_decay": {"least": 0.0}}
@@ -379,7 +385,7 @@ def _rate(learning_rate: float | Schedule, steps: int) -> float:
 
 
 def _power(base: float, exponent: int) -> float:
-    """Multiply a number with itself, where the C library's power differs between machines."""
+    """Multiply a number by itself, since the C library's `pow` differs between machines."""
     result = 1.0
     while exponent > 0:
         if exponent % 2 == 1:
@@ -402,10 +408,10 @@ def _map(function: Callable[..., Array], *networks: Sequence[Layer]) -> tuple[La
 def _each(
     function: Callable[..., tuple[Array, ...]], *networks: Sequence[Layer], numerics: Numerics
 ) -> tuple[tuple[Layer, ...], ...]:
-    """Apply a function of each element, which returns several, to each parameter.
+    """Apply an elementwise function, which returns several arrays, to each parameter.
 
-    Exact operations are dozens of the library's: these are called, and compiled, once for all small
-    parameters in one array.
+    An exact operation is dozens of the library's. So with exact numerics small parameters are
+    joined in one array, for which these are called, and compiled, once.
     """
     arrays = [[a for layer in network for a in layer if a is not None] for network in networks]
     if not isinstance(numerics, Exact):
@@ -463,7 +469,7 @@ def _clipped(
     n = numerics
     weights = (sum_of_squares(g.weight, n) for g in gradients)
     total: Any = None
-    # What stands for layers in the dual form has no squares for the last ones, and no biases there.
+    # In dual form the last of what stands for layers have no squares, and no biases.
     for part, g in zip(weights if squares is None else squares(gradients), gradients, strict=False):
         total = part if total is None else n.add(total, part)
         if g.bias is not None:
@@ -476,12 +482,12 @@ def _clipped(
 
 
 def sum_of_squares(a: Array, numerics: Numerics) -> Array:
-    """Sum the squares of all elements, first of each column."""
+    """Sum the squares of all elements; with exact numerics, of each column first."""
     return sum_of_products(a, a, numerics)
 
 
 def sum_of_products(a: Array, b: Array, numerics: Numerics) -> Array:
-    """Sum the products of all elements; if they are exact, first of each column."""
+    """Sum the products of all elements; with exact numerics, of each column first."""
     xp = array_namespace(a)
     if not isinstance(numerics, Exact):
         row, column = xp.reshape(a, (1, -1)), xp.reshape(b, (-1, 1))

@@ -7,7 +7,7 @@ any order, on any worker.
 
 A 32-bit word is kept as two 16-bit halves in int32 arrays. No operation on halves can overflow,
 so nothing is used that the Array API standard leaves open, and neither unsigned nor 64-bit
-integers are needed: some libraries lack the operators of the first, others the second.
+integers are needed: some libraries lack operators of unsigned integers, some 64-bit integers.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def uniform(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> A
     shape
         The shape of the result, at most 2**31 - 1 elements.
     seed
-        A Python integer in [0, 2**64).
+        An integer in [0, 2**64).
     stream
-        A Python integer in [0, 2**32); other streams of the same seed are independent.
+        An integer in [0, 2**32). Streams of one seed are independent of each other.
     like
         A float32 or float64 array that gives the namespace, dtype and device.
 
@@ -90,7 +90,8 @@ def uniform(shape: tuple[int, ...], *, seed: int, stream: int, like: Array) -> A
     ValueError
         If the seed, the stream or the number of elements is out of range.
     TypeError
-        If `like` is neither float32 nor float64.
+        If `like` is neither float32 nor float64, or a size, the seed or the stream is not an
+        integer.
 
     Examples
     --------
@@ -155,6 +156,13 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
     -------
     An array of shape (n,) in the library's index dtype.
 
+    Raises
+    ------
+    ValueError
+        If n, the seed or the stream is out of range.
+    TypeError
+        If one is not an integer.
+
     Examples
     --------
     >>> import numpy as np
@@ -165,20 +173,20 @@ def permutation(n: int, *, seed: int, stream: int, like: Array) -> Array:
 
 
 def shuffle(numbers: Any, *, n: int, like: Array | None = None) -> Array:
-    """Make the `permutation` of a seed and a stream that are given as `numbers_of` returns them.
+    """Make a `permutation` from the `numbers_of` its seed and stream.
 
-    They may be an int32 array, which is then also what gives the namespace and device: compiled
-    once, the function serves every seed and stream.
+    They may be an int32 array, which then gives the namespace and device as well. So the function,
+    compiled once, serves every seed and stream.
     """
     like = numbers if like is None else like
     xp = array_namespace(like)
     (high, low), _ = _words(n, numbers, like)
-    # Stable is what the standard's argsort is unless told otherwise; not every library can be told.
+    # The standard's argsort is stable by default; not every library has the argument.
     return cast(Array, xp.argsort((high - 32768) * 65536 + low))
 
 
 def numbers_of(seed: int, stream: int) -> tuple[int, ...]:
-    """Write a seed and a stream in six numbers below 2**16: the halves of the words that they are.
+    """Write a seed and a stream as the halves of their words, six numbers below 2**16.
 
     Raises
     ------
@@ -194,7 +202,7 @@ def numbers_of(seed: int, stream: int) -> tuple[int, ...]:
 
 
 def to_seed(seed: Any) -> int:
-    """Convert any integer in [0, 2**64) to Python's; raise as `numbers_of` for what is none."""
+    """Convert an integer in [0, 2**64), of NumPy too, to Python's; raise as `numbers_of`."""
     seed = to_integer("the seed", seed)
     if not 0 <= seed < 2**64:
         raise ValueError(f"expected a seed in [0, 2**64), got {seed}")
@@ -202,7 +210,7 @@ def to_seed(seed: Any) -> int:
 
 
 def _count(shape: tuple[int, ...]) -> int:
-    """Count the elements of an array, whatever integers its shape has."""
+    """Count the elements of an array of a shape, whose integers may be NumPy's."""
     return math.prod(to_integer("every size", size) for size in shape)
 
 
@@ -215,7 +223,7 @@ def _check_like(like: Array) -> None:
 def _words(n: int, numbers: Any, like: Array) -> tuple[tuple[Any, Any], ...]:
     """Draw two words for each of the counters (0, stream) to (n - 1, stream)."""
     if not 0 <= n < 2**31:
-        raise ValueError(f"expected fewer than 2**31 counters, got {n}")
+        raise ValueError(f"expected from 0 to 2**31 - 1 draws, got {n}")
     xp = array_namespace(like)
     index = xp.arange(n, dtype=xp.int32, **placement(like))
     a, b, c, d, *stream = (numbers[i] for i in range(6))

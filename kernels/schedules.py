@@ -1,7 +1,10 @@
 """Schedules: the learning rate of each step, as the same number on every machine.
 
-The C library's `pow`, `cos` and `exp` differ between operating systems. Here a rate is made by
-operations that IEEE 754 fixes, or in decimal arithmetic of 40 digits.
+The C library's `pow`, `cos` and `exp` differ between operating systems. Here a rate is computed
+with operations that IEEE 754 fixes, or in decimal arithmetic with 40 digits.
+
+Each function raises TypeError if a number is of another type, and ValueError if it is out of range:
+rates are finite and 0 or more, `steps` is 1 or more, `decay` above 0, `power` 0 or more.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from ._checks import to_integer, to_learning_rate, to_real
 
 __all__ = ["Schedule", "constant", "cosine", "exponential", "inverse", "linear", "warmup"]
 
-# Whatever the program has set for its own numbers.
+# Our own, as the program may have set another.
 _CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[])
 
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -23,14 +26,14 @@ _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A function of the number of steps taken before, from 0. Equal ones give equal rates.
+    """The learning rate as a function of the number of steps taken before.
 
     Parameters
     ----------
     rate_at
         `(step, *numbers) -> rate`.
     numbers
-        What else decides the rate.
+        The other arguments of `rate_at`.
 
     Examples
     --------
@@ -79,9 +82,9 @@ def cosine(rate: float, *, steps: int, final: float = 0.0) -> Schedule:
 
 
 def warmup(schedule: Schedule, *, steps: int) -> Schedule:
-    """Rise to the first rate of another schedule in a straight line, and then follow it.
+    """Rise to the first rate of another schedule in a straight line, and then follow that one.
 
-    The first of the `steps` steps has 1 / steps of that rate, the last of them all of it.
+    The first of the `steps` steps has 1 / steps of that rate, the last has all of it.
     """
     if not callable(schedule):
         raise TypeError(f"expected a schedule to warm up to, got {schedule!r}")

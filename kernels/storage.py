@@ -22,7 +22,7 @@ __all__ = ["load", "save"]
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
-# The text of a file that holds the SHA-256 of its bytes, with the digits as zeros.
+# The name of the text that holds the SHA-256 of the file, computed with zeros for its digits.
 _SEAL = "sha256_of_file"
 _NO_DIGITS = b"0" * 64
 
@@ -34,10 +34,10 @@ def save(path: str | os.PathLike[str], layers: Sequence[Layer]) -> None:
     and numbers, with its own 64 digits as zeros. `load` checks it. It covers infinities, NaN and
     the signs of zeros, and equal networks give equal files.
 
-    The path is taken as `open(path, "w")` takes it: symbolic links stay and what they name is
-    written, a file keeps its mode, and a pipe or a device is written to. A plain file is written
-    under a temporary name in its folder and then renamed, so that a crash leaves an older one
-    whole; this needs permission to write into the folder, and other hard links keep the older one.
+    The path works as in `open(path, "w")`: symbolic links stay and what they name is written, a
+    file keeps its mode, and a pipe or a device is written to. A plain file is written under a
+    temporary name in its folder and then renamed, so that a crash leaves an older file whole. This
+    needs permission to write into the folder, and other hard links keep the older file.
 
     Parameters
     ----------
@@ -76,8 +76,7 @@ def save(path: str | os.PathLike[str], layers: Sequence[Layer]) -> None:
 def load(path: str | os.PathLike[str], *, like: Array) -> tuple[Layer, ...]:
     """Read a network that `save` wrote, if not a byte of the file has changed.
 
-    Files without the text `sha256_of_file`, of other programs or older versions, are read
-    unchecked.
+    Files of other programs or older versions, without `sha256_of_file`, are read unchecked.
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ def load(path: str | os.PathLike[str], *, like: Array) -> tuple[Layer, ...]:
 
 
 def tensors_of(layers: Sequence[Layer]) -> dict[str, Array]:
-    """Name the parameters as `save` does."""
+    """Give the parameters by their names in a file of `save`."""
     return {
         f"layers.{i}.{field}": a
         for i, layer in enumerate(layers)
@@ -162,13 +161,13 @@ def write_tensors(
 ) -> None:
     """Write float32 and float64 arrays and texts by name to a safetensors file; see `save`.
 
-    Until it is whole and on the disk the file lies beside its place, under a name of at most as
-    many characters that begins with a dot and all of its own name but the last ten characters.
+    Until it is whole the file has a temporary name in its folder: a dot, its own name without the
+    last ten characters, and random digits, so that a long name stays within the system's limit.
     Equal arrays and texts give equal files.
     """
     import safetensors
 
-    # The specifications hold addresses, so these have to live until the bytes are made.
+    # The specifications hold addresses of these, so they have to live until the bytes are made.
     host = {name: to_host(a) for name, a in arrays.items()}
     data = safetensors.serialize(
         {
@@ -190,7 +189,7 @@ def write_tensors(
 
 
 def _in_order(data: bytes) -> bytes:
-    """Sort the texts of a file, which safetensors writes in another order each time."""
+    """Sort the texts of a file: safetensors writes them in another order each time."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -200,7 +199,7 @@ def _in_order(data: bytes) -> bytes:
 
 
 def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:
-    """Write bytes, with their hash at `seal`, as `open(path, "w")` would; a file all or nothing."""
+    """Write bytes, with their hash at `seal`, to what `open(path, "w")` opens: all or nothing."""
 
     def write(file: BinaryIO) -> None:
         view = memoryview(data)
@@ -212,20 +211,20 @@ def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:
     except FileNotFoundError:
         before = None
     if before is not None and not stat.S_ISREG(before.st_mode):
-        # Pipes and devices take bytes as they come; folders raise.
+        # Pipes and devices are written directly; folders raise.
         with open(path, "wb") as file:
             write(file)
         return
     target = Path(os.path.realpath(path))
     if before is not None:
-        # To rename over a file takes no permission to change it.
+        # Renaming over a file needs no permission to write it, so that is checked here.
         os.close(os.open(target, os.O_WRONLY))
     temporary = target.with_name(f".{target.name[:-10]}.{secrets.token_hex(4)}")
-    # Here, so that what else may have this name is not removed below.
+    # Outside the `try` that removes the file: another file of this name must stay.
     try:
         file = open(temporary, "xb")  # noqa: SIM115
     except OSError as error:
-        # Whose name nobody gave.
+        # The user gave another name than the temporary one.
         error.filename = os.fspath(path)
         raise
     try:
@@ -243,13 +242,13 @@ def _write(path: str | os.PathLike[str], data: bytes, seal: int) -> None:
 
 
 def _pass_on(before: os.stat_result, file: BinaryIO) -> None:
-    """Give a file the owner, as far as that is permitted, and the mode of another."""
+    """Give a file the mode of another, and its owner as far as that is permitted."""
     now = os.fstat(file.fileno())
     if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
         for owner in ((-1, before.st_gid), (before.st_uid, -1)):
             with suppress(PermissionError):
                 os.chown(file.name, *owner)
-    # After the owner, whose change takes bits away; some file systems have but one mode.
+    # After the owner, whose change clears bits; some file systems have only one mode.
     if os.fstat(file.fileno()).st_mode != before.st_mode:
         os.chmod(file.name, stat.S_IMODE(before.st_mode))
 
@@ -284,20 +283,20 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
 def _check_seal(data: bytes, texts: Mapping[str, str], path: str | os.PathLike[str]) -> None:
     """Raise ValueError if a file that `write_tensors` wrote has changed since."""
-    # Damage to the name of the hash is no way around it: lengths stay as they are.
+    # By lengths, which damage does not change: a damaged name must not skip the check.
     sealed = (len(_SEAL), len(_NO_DIGITS))
     for name, written in texts.items():
         if (len(name), len(written)) == sealed:
             found = _hash(data, data.find(written.encode()))
             if found != written:
                 raise ValueError(
-                    f"expected bytes of SHA-256 {written}, as was written into {path}, got "
-                    f"{found}: it has changed since"
+                    f"expected the SHA-256 {written} that {path} was written with, got {found}: it "
+                    "has changed since"
                 )
 
 
 def _hash(data: bytes, seal: int) -> str:
-    """Hash a file without the digits at `seal`."""
+    """Hash a file with zeros for the digits at `seal`."""
     view, sha = memoryview(data), hashlib.sha256()
     for part in (view[:seal], _NO_DIGITS, view[seal + len(_NO_DIGITS) :]):
         sha.update(part)
@@ -306,7 +305,7 @@ def _hash(data: bytes, seal: int) -> str:
 
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the name of a file into errors without one, such as those of a disk."""
+    """Put the name of a file into errors without one, such as a disk's."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The training loop: steps or runs of them, progress and the history of the loss."""
+"""The training loop: steps or runs of steps, progress, and the loss of each step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .schedules import Schedule
 
 __all__ = ["Fit", "fit"]
 
-# Epochs whose last, smaller batch is not worth a compilation that takes many seconds.
+# In so many epochs the last, smaller batch is not worth a compilation of many seconds.
 _RARE = 100
 
 
@@ -58,7 +58,7 @@ class Fit(NamedTuple):
     losses
         The loss before each step, shape (steps,), on the device.
     state
-        The optimizer's, with which another `fit` goes on as though there had been one.
+        The optimizer's state. With it another `fit` goes on as though there had been only one.
     """
 
     layers: tuple[Layer, ...]
@@ -92,10 +92,10 @@ def fit(
 ) -> Fit:
     """Train by (stochastic) gradient descent, or another optimizer.
 
-    Each step is `step` on one batch, or what an optimizer makes of its gradients. Without
-    `batch_size` every batch is all of x and y; with it every epoch takes the samples in a new
-    order, which depends on `seed` and the epoch alone and is the same on every library, in batches
-    of `batch_size`, the last of which may be smaller.
+    Each step is `step` on one batch, or an optimizer's step with its gradients. Without
+    `batch_size` every batch is all of x and y. With it every epoch takes the samples in a new
+    order, in batches of `batch_size`, of which the last may be smaller. The order depends on `seed`
+    and the epoch alone, and is the same on every library.
 
     Parameters
     ----------
@@ -104,73 +104,73 @@ def fit(
     x, y
         All inputs, shape (n, n_in), and the targets that `loss` takes, n of them.
     optimizer, learning_rate
-        `kernels.SGD(...)`, `kernels.Adam(...)`, or a learning rate alone: that of `kernels.SGD`, a
-        finite number of 0 or more, of Python or a NumPy scalar, or one of `kernels.schedules`.
+        Exactly one of the two: `kernels.SGD(...)` or `kernels.Adam(...)`; or the learning rate of
+        plain `kernels.SGD`, a finite number of 0 or more or one of `kernels.schedules`.
     steps, epochs
-        How many batches, or how many times all samples; exactly one of the two.
+        Exactly one of the two: how many batches, or how many times to take all samples.
     batch_size
         Samples in a batch; all of them if None.
     seed
-        Of the order of the samples, in [0, 2**64).
+        Decides the order of the samples; in [0, 2**64).
     shuffle
-        Whether every epoch takes the samples in a new order, or in the one that they have.
+        Whether every epoch takes the samples in a new order, or in the order of x.
     start
         How many steps were taken before: a second `fit` that starts where a first ended takes the
         batches that one longer `fit` would have taken.
     state
-        Of the optimizer, from the result of that first `fit`: then both end on the bits of the
-        longer one, unless it is trained in dual form. It counts the steps for schedules and
-        corrections of bias.
+        The optimizer's state in the result of that first `fit`. With it both end on the bits of the
+        longer one, unless trained in dual form (docs/dual.md says when that does). It counts the
+        steps for schedules and bias corrections.
     loss
         `squared_error`, `softmax_cross_entropy`, `logistic_cross_entropy`, `poisson`, or another
         function `(prediction, target, *, numerics) -> (value, gradient)`.
     activation
         One of `kernels.activations`.
     l2
-        l2 / 2 times the sum of the squared weights, not biases, is added to the loss.
+        Adds l2 / 2 times the sum of the squared weights, not biases, to the loss; 0 or more.
     sample_weight
-        How much each sample counts, of shape (n,) and the dtype of x; an integer is as good as so
-        many copies of the sample. A loss of your own gets it as an argument of that name.
+        How much each sample counts, of shape (n,) and the dtype of x: a sample of weight 2 counts
+        as two copies of it. A loss of your own gets it as an argument of that name.
     dual
-        Whether the first layer is trained in the space of the samples, of which a step of n samples
-        takes n * n numbers for each unit instead of 2 * n * n_in: the same algebra, rounded
-        otherwise, as docs/dual.md says. It needs `kernels.SGD`, and one worker.
-        With "auto" it is if both are so, numerics are native, and all products together take
-        at most half as many multiplications. With exact numerics it is only if asked for, and then
-        has bits of its own, the same on every library; `start` must then be a multiple of 256.
+        Whether to train the first layer in the space of the samples: the same algebra, rounded
+        differently, where a step of n samples takes n * n multiplications for each unit instead of
+        2 * n * n_in (docs/dual.md). It needs `kernels.SGD` and one worker. "auto" takes it if both
+        are so, numerics are native, and all products together take at most half as many
+        multiplications. With exact numerics it has to be asked for with True: it has bits of its
+        own, the same on every library, and `start` must be a multiple of 256.
     numerics
         What products and sums are.
     compile
-        A compiler of pure functions, such as jax.jit or a backend's `compile`. What it makes of a
-        step is kept for the next call with the same compiler, loss, activation, numerics, l2 and
-        optimizer but for its learning rate. Some, such as jax.jit, compile in what a function of
-        your own reads beside its arguments: with another number it must be another function.
-        If it has a method `repeat`, as those of the backends jax and torch:cuda, single operations
-        are slow, and all of an epoch is compiled: its order, its batches and, without progress, its
-        steps as one call of what `repeat` makes of a function
-        `(state, *constants) -> (state, loss)`: `(count, state, *constants) -> (state, losses)`.
-        If it has an attribute `costly` that is true, as that of the backend torch:cpu, the smaller
-        batch that ends each of the first hundred epochs is computed uncompiled.
-        If it has an attribute `splits` that is true, as those of workers of JAX and Dask, it
-        divides each batch, and takes steps of the primal form alone.
+        A compiler of pure functions, such as jax.jit or a backend's `compile`. A compiled step is
+        kept for the next call with the same compiler, loss, activation, numerics, l2 and optimizer,
+        at any learning rate. Some, such as jax.jit, compile in what a function of your own reads
+        beside its arguments: with another number it must be another function.
+        A method `repeat`, as in the backends jax and torch:cuda, says that single operations are
+        slow. Then all of an epoch is compiled: its order, its batches and, without `progress`, its
+        steps in one call. `repeat` takes a function `(state, *constants) -> (state, loss)` and
+        returns one `(count, state, *constants) -> (state, losses)` that calls it `count` times.
+        A true attribute `costly`, as in the backend torch:cpu, says that compiling takes long. Then
+        the smaller batch that ends each of the first hundred epochs is computed uncompiled.
+        A true attribute `splits`, as with workers of JAX and Dask, says that the compiler divides
+        each batch. Then there is no dual form.
     check_compiler
-        Whether exact numerics try the compiler first, once in a process, with
-        `kernels.numerics.check_compiler`: 0.1 s with JAX, 1 s with torch where it has cached
-        nothing.
+        Whether exact numerics first try the compiler with `kernels.numerics.check_compiler`, once
+        in a process for each library and device: 0.1 s with JAX, 1 s with torch where nothing is
+        cached.
     progress
-        Called after each step with the number of steps done and the loss before the last of them,
-        as a 0-d array on the device. If it raises StopIteration, training ends with that step.
+        Called after each step with the number of steps done in this `fit`, and the loss before the
+        last of them, a 0-d array on the device. If it raises StopIteration, training ends there.
 
     Raises
     ------
     ValueError
-        If shapes or devices do not fit, targets or weights are out of range, not exactly one of
-        steps and epochs or of optimizer and learning_rate is given, a number is out of range,
-        `start` goes on with an optimizer that has a state, which is not given, or the dual form is
-        asked for where it cannot be.
+        If shapes or devices do not fit; targets, weights or a number are out of range; not exactly
+        one of steps and epochs, or of optimizer and learning_rate, is given; `start` is above 0 and
+        the optimizer has a state that is not given; or dual=True is impossible.
     TypeError
-        If libraries or dtypes differ; with `compile`, if it or the loss cannot be hashed; if the
-        state is another optimizer's.
+        If libraries or dtypes differ; an argument is of another type than above; the state is
+        another optimizer's; the loss takes no sample_weight that is given; or, with `compile`, it,
+        the loss or the numerics cannot be hashed.
     RuntimeError
         If the compiler changes bits of exact numerics.
 
@@ -216,7 +216,7 @@ def fit(
             check_hashable(name, value)
         if check_compiler and isinstance(numerics, Exact):
             try_compiler(compile, xp, placement(x).get("device"))
-    # Of gradient descent alone, which multiplies the small gradient of the loss by the rate.
+    # Plain gradient descent multiplies the small gradient of the loss by the rate.
     plain = optimizer.is_plain and l2 == 0.0
     fixed: dict[str, Any] = {"activation": activation, "numerics": numerics}
     if not plain:
@@ -252,22 +252,22 @@ def fit(
 
 
 class _Steps(NamedTuple):
-    """How the steps of a `fit` are taken, whose arguments most of these are.
+    """How the steps of a `fit` are taken.
 
     Attributes
     ----------
     scalars
         The numbers of each step.
     loss
-        Unchecked as it came.
+        As given, or for pairs of targets and weights.
     fixed
-        Other settings of what takes a step.
+        The other settings of a step.
     targets
-        y, maybe with the weights of the samples.
+        y, or a pair of y and the weights of the samples.
     compile, progress
-        As they came.
+        As given.
     start
-        The number of the first of all steps.
+        The number of the first step of this `fit`.
     """
 
     scalars: Scalars
@@ -283,8 +283,8 @@ class _Steps(NamedTuple):
     ) -> tuple[tuple[Any, tuple[Any, ...]], Array, bool]:
         """Take the steps of some batches.
 
-        Return what was trained, the losses, and whether `progress` ended it. In the dual form
-        something else stands for the samples and for the layers.
+        Return what was trained, the losses, and whether `progress` ended it. In dual form other
+        arrays stand for the samples and the layers.
         """
         plain, (layers, slots) = self.scalars.plain, trained
         whole = self.progress is None and repeats(self.compile)
@@ -299,7 +299,7 @@ class _Steps(NamedTuple):
     def _in_runs(
         self, batches: Batches, x: Any, operands: Any, trained: Any
     ) -> tuple[Any, Array, bool]:
-        """Take those of each run by one call."""
+        """Take the steps of each run in one call."""
         compile: Any = self.compile
         scalars, settings = self.scalars, {"loss": checked(self.loss), **self.fixed}
         numbers, losses = scalars.of(0, compiled=True), []
@@ -321,7 +321,7 @@ class _Steps(NamedTuple):
     def _one_by_one(
         self, batches: Batches, x: Any, operands: Any, trained: Any
     ) -> tuple[Any, Array, bool]:
-        """Take each by a call, and report it."""
+        """Take each step in a call of its own, and report it."""
         compile, scalars, progress = self.compile, self.scalars, self.progress
         settings = {"loss": checked(self.loss), **self.fixed}
         take_step: Callable[..., Any] = partial(self._function, **settings)
@@ -330,8 +330,7 @@ class _Steps(NamedTuple):
             take_step = compiled(compile, self._function, **settings)
         rare = 0
         if size > 0 and getattr(compile, "costly", False):
-            # Counted from the first of all steps, so that a run in parts computes what one in one
-            # does.
+            # Counted from step 0, so that training in parts computes what it does in one go.
             rare = _RARE * -(-batches.n // size)
         numbers, losses = scalars.of(0, compiled=compile is not None), list[Array]()
         taken, ended = batches.start - self.start, False
@@ -358,7 +357,7 @@ class _Steps(NamedTuple):
 def _begin(
     optimizer: SGD | Adam, layers: Sequence[Layer], state: Any, start: int
 ) -> tuple[int, tuple[Any, ...]]:
-    """Tell how many steps an optimizer has taken, and give the arrays of its state."""
+    """Return how many steps an optimizer has taken, and the arrays of its state."""
     if state is not None:
         check_state(optimizer, layers, state)
         steps = to_integer("state.steps", state.steps)
@@ -387,9 +386,9 @@ def _step_in_run(
     table: bool,
     **settings: Any,
 ) -> tuple[tuple[Any, ...], Array]:
-    """Take one step on the next `size` samples of an order, and move on behind them.
+    """Take one step on the next `size` samples of an order, and move on.
 
-    Numbers that differ from step to step are in a table, in which the state has a place as well.
+    If `table` is true, `numbers` is a table with a row for each step, and the state counts rows.
     """
     trained, first, *place = state
     if order is not None:

@@ -342,7 +342,7 @@ def test_damage_is_told_by_the_hashes(path):
         for data in (whole, damaged)
     ]
     assert found[0] == written
-    message = f"bytes of SHA-256 {written}, as was written into .*net.safetensors, got {found[1]}: "
+    message = f"SHA-256 {written} that .*net.safetensors was written with, got {found[1]}: "
     with pytest.raises(ValueError, match=message):
         kernels.load(path, like=LIKE)
 

@@ -178,7 +178,7 @@ def test_a_run_goes_on_from_the_end_of_a_period(numerics, batch_size):
 def test_exact_runs_do_not_go_on_from_other_steps():
     """What would end on other bits than a run that is not stopped is refused."""
     layers, x, y = problem(np.asarray, "float32")
-    match = "expected start of a multiple of 256 for dual=True .* got 10"
+    match = "expected start to be a multiple of 256 for dual=True .* got 10"
     with pytest.raises(ValueError, match=match):
         kernels.fit(layers, x, y, learning_rate=1.0, steps=1, start=10, dual=True, numerics=EXACT)
 

@@ -354,12 +354,12 @@ MISTAKES = {
     "backward, too few activations": (
         lambda g: backward(g, activations=g.activations[:-1]),
         ValueError,
-        r"expected 3 activations \(x, one for each of 2 layers\), got 2",
+        r"expected 3 activations \(x and one for each of 2 layers\), got 2",
     ),
     "backward, too many activations": (
         lambda g: backward(g, activations=(*g.activations, g.gradient)),
         ValueError,
-        r"expected 3 activations \(x, one for each of 2 layers\), got 4",
+        r"expected 3 activations \(x and one for each of 2 layers\), got 4",
     ),
     "backward, activations of another network": (
         lambda g: backward(g, activations=replaced(g.activations, 1, g.new(5, 7))),

@@ -203,18 +203,18 @@ LAYERS = kernels.init((3, 2), like=X)
         ({"sample_weight": np.ones(3)}, ValueError, r"sample_weight of shape \(2,\), got shape"),
         ({"sample_weight": np.ones(2, "float32")}, TypeError, "sample_weight of dtype float64, as"),
         ({"sample_weight": [1.0, 1.0]}, TypeError, "sample_weight to be an array, got list"),
-        ({"sample_weight": np.zeros(2)}, ValueError, "a number above 0, got zeros alone"),
+        ({"sample_weight": np.zeros(2)}, ValueError, "a number above 0, got only zeros"),
         (
             {"sample_weight": np.full(2, 2.0**-851), "numerics": kernels.EXACT},
             ValueError,
             "that does not count as zero in exact numerics, got 6.65999e-257 as the largest",
         ),
-        ({"sample_weight": np.asarray([1, -2.0])}, ValueError, "finite numbers from 0, got -2"),
-        ({"sample_weight": np.asarray([1, np.inf])}, ValueError, "finite numbers from 0, got inf"),
+        ({"sample_weight": np.asarray([1, -2.0])}, ValueError, "0 or more, got -2"),
+        ({"sample_weight": np.asarray([1, np.inf])}, ValueError, "0 or more, got inf"),
         (
             {"sample_weight": np.ones(2), "loss": divmod},
             TypeError,
-            "expected a loss with an argument sample_weight, as weights are given, got <built",
+            "expected a loss that takes sample_weight, since that is given, got <built",
         ),
         (
             {"loss": kernels.logistic_cross_entropy, "y": Y + 1.5},

@@ -209,7 +209,7 @@ def test_seed_or_stream_out_of_range(like, draw, seed, stream, message):
 
 
 def test_too_many_draws(like):
-    with pytest.raises(ValueError, match=r"expected fewer than 2\*\*31 counters, got 2147483648"):
+    with pytest.raises(ValueError, match=r"expected from 0 to 2\*\*31 - 1 draws, got 2147483648"):
         random.uniform((2**16, 2**15), seed=0, stream=0, like=like)
 
 

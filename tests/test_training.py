@@ -851,7 +851,7 @@ def test_what_cannot_be_hashed(asarray, name):
     x = asarray(np.ones((2, 1)), "float32")
     layers = (kernels.Layer(asarray(np.ones((1, 1)), "float32")),)
     settings = {"learning_rate": 0.1, "steps": 1, "compile": lambda f: f} | {name: Unhashable()}
-    message = f"expected {name} that can be hashed, .*, got Unhashable"
+    message = f"expected {name} to be hashable, .*, got Unhashable"
     with pytest.raises(TypeError, match=message):
         kernels.fit(layers, x, x, **settings)
     kernels.fit(layers, x, x, learning_rate=0.1, steps=1, loss=Unhashable())

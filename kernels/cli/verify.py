@@ -42,7 +42,7 @@ class Verified(NamedTuple):
     steps
         How many; on slow libraries not all unless asked for.
     seconds_per_step
-        The median.
+        The mean between the last two numbers of steps with digests; None if it failed.
     digest
         Of the weights after the last step; None if there are none.
     result

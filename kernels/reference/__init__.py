@@ -1,1 +1,1 @@
-"""The problems with committed digests, and training on them, for tests and for `verify`."""
+"""The problems with committed digests, and training on them, for tests and the command line."""

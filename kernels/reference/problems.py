@@ -1,4 +1,4 @@
-"""What a problem is, and those that this package trains, tests and compares on."""
+"""Problems: data, a network and how to train it, for the command line, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
     held_out
         (x, y) to measure accuracy on, or None.
     optimizer
-        What takes the place of the learning rate, if anything does.
+        Used instead of the learning rate, or None.
     activation, l2, sample_weight, dual
         Arguments of `kernels.fit`.
     """
@@ -80,7 +80,7 @@ def tutorial(*, like: Array, hidden: tuple[int, ...] = (100,), seed: int = 0) ->
     hidden
         Units of the hidden layers.
     seed
-        Of all the numbers.
+        Of all random numbers.
     """
 
     def draw(shape: tuple[int, int], stream: int) -> Array:
@@ -115,7 +115,7 @@ def tutorial_dual(*, like: Array) -> Problem:
 
 
 def tall(*, like: Array) -> Problem:
-    """Make a problem whose sums have more terms than one product of exact slices takes.
+    """Make a problem with sums of more terms than exact numerics take with one product of slices.
 
     5,000 samples of 6 features, a (6, 8, 3) network with biases, summed squared error, learning
     rate 1e-5, 500 steps. The numbers are drawn as those of `tutorial`.

@@ -1,4 +1,4 @@
-"""Training on the problems, and the digests that it must give on every library."""
+"""Training on the problems, and the digests it must give on every library."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ __all__ = [
 
 PROBLEMS = ("tutorial", "digits", "tall", "tutorial-momentum", "digits-adam", "tutorial-dual")
 
-# Steps after which there are digests. The first tells a difference in the data from one in
-# arithmetic.
+# Steps after which there are digests. Step 0 tells whether the data or the arithmetic differ.
 CHECKPOINTS = (0, 1, 10, 500)
 
 
@@ -55,7 +54,7 @@ class Run(NamedTuple):
     digests
         Of the weights, by the number of steps done.
     seconds_per_step
-        On the way to the last checkpoint, so that what the first step compiles does not count.
+        The mean on the way to the last checkpoint, so that compiling in the first step is left out.
     """
 
     digests: dict[int, str]
@@ -99,7 +98,7 @@ def train(
     digests, seconds = {0: digest(problem.layers)}, math.nan
     for start, stop in pairwise(checkpoints):
         if problem.dual:
-            # It goes on to the same bits only from few steps.
+            # From most steps it would not go on to the same bits.
             trained, start = None, 0
         started = time.perf_counter()
         trained = _fit(problem, backend, numerics, compiled, trained, start, stop)

@@ -369,7 +369,9 @@ def test_bad_input_is_refused_in_a_sentence():
         small(MLPRegressor).fit(X, np.where(COUNTS[0] == COUNTS, np.nan, COUNTS))
     with pytest.raises(ValueError, match="expected targets of 0 or more, got -1"):
         small(MLPRegressor, loss="poisson").fit(X, COUNTS - 1.0)
-    with pytest.raises(ValueError, match="expected sample_weight of finite numbers from 0, got -1"):
+    with pytest.raises(
+        ValueError, match="expected sample_weight of finite numbers of 0 or more, got -1"
+    ):
         small().fit(X, LABELS, sample_weight=-np.ones(40))
     with pytest.raises(ValueError, match=r"expected a backend of .*, got 'numpi'"):
         small(backend="numpi").fit(X, LABELS)

@@ -25,7 +25,7 @@ from .workers import fit_split
 
 __all__ = ["cross_validate", "folds_of"]
 
-# `kernels.random.key` takes no larger seed.
+# Seeds are below this.
 _SEEDS = 2**64
 
 
