@@ -1,4 +1,4 @@
-"""The commands put together."""
+"""The program of all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m kernels backends`: what can run here."""
+"""`python -m kernels backends`: list what can run here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Found", "backends", "find"]
 
 
 class Found(NamedTuple):
-    """What there is to say about one backend here.
+    """What is known of one backend on this machine.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     runs
         Whether it can run here.
     version, devices
-        The library's version and the devices of this kind; None and none if it cannot run.
+        The library's version and the devices of this kind; None and () if it cannot run.
     dtypes
         Those it can make arrays of.
     notes

@@ -1,4 +1,4 @@
-"""`python -m kernels check MODULE`: whether a library that nobody registered can train."""
+"""`python -m kernels check MODULE`: whether a library that is no backend yet can train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-# Of the longest name of a part.
+# The longest name of a part.
 _WIDTH = len("exact functions")
 
 
@@ -30,12 +30,10 @@ def check(
     device: Annotated[
         str | None, typer.Option(help="A device of the library. Default: its own choice.")
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64. Default: one after the other.")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: both.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Check that an array library can train, and name the functions that are in the way.
+    """Check whether an array library can train, and name functions that are missing or wrong.
 
     Every operation of the kernel is done by the library and by NumPy, and compared. The exit
     status is 1 if something failed.
@@ -44,7 +42,7 @@ def check(
     require("sklearn", "check")
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
-    # This imports NumPy, which other commands do without.
+    # Imported here, since this imports NumPy.
     from ..conformance import examine, find
 
     with as_cli_error(ValueError):
@@ -79,7 +77,7 @@ def _print_library(out: Console, library: Library) -> None:
 
 
 def _print_part(out: Console, part: str, dtype: str) -> None:
-    """Begin a line, which tells what a slow library takes its time for."""
+    """Begin a line, which shows what a slow library is busy with."""
     out.out(f"{part:{_WIDTH}}  {dtype}  ", end="", highlight=False)
 
 
@@ -89,7 +87,7 @@ def _print_result(out: Console, part: Part) -> None:
 
 
 def _print_findings(out: Console, checked: Checked) -> None:
-    """Print what is in the way, in which program that shows, and the digests."""
+    """Print what is missing or wrong, a program that shows it, and the digests."""
     for each in checked.differences:
         out.print()
         out.print(f"{each.function}: expected {each.expected}, got {each.got}.")

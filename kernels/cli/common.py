@@ -1,4 +1,4 @@
-"""What the commands share: errors, consoles, and options that are looked up by name."""
+"""What the commands share: errors, consoles, and checks of options."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ __all__ = [
 
 NUMERICS: dict[str, Numerics] = {"native": NATIVE, "exact": EXACT}
 
-# What the numerics compute in, besides the dtype of the network.
+# A dtype that numerics need besides that of the network.
 _WORKING_DTYPE = {"exact": "float64"}
 
 DTYPES = ("float32", "float64")
 
 
 class CliError(Exception):
-    """What stops a command, in one sentence; `status` is the exit status."""
+    """An error that ends a command, in one sentence; `status` is the exit status."""
 
     def __init__(self, message: str, *, status: int = 2) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ def as_cli_error(*kinds: type[Exception], prefix: str = "", status: int = 2) -> 
 
 
 def choose(option: str, name: str, known: tuple[str, ...]) -> str:
-    """Return `name` if it is one of those known, or say which are."""
+    """Return `name` if it is one of `known`, else raise `CliError`."""
     if name not in known:
         raise CliError(f"expected {option} to be {' or '.join(known)}, got {name!r}")
     return name
@@ -90,7 +90,7 @@ def is_same(path: Path, other: Path) -> bool:
 
 
 def check_output(option: str, path: Path, *, in_place: bool) -> None:
-    """Raise `CliError` unless a file can be written, in place or beside it; it is not touched."""
+    """Raise `CliError` unless a file can be written, in place or by a rename; it is not touched."""
     cannot = f"cannot write {option} {path}: "
     if not os.path.isdir(path.parent):
         raise CliError(f"{cannot}there is no folder {path.parent}")
@@ -106,10 +106,10 @@ def check_output(option: str, path: Path, *, in_place: bool) -> None:
     else:
         if not os.access(path, os.W_OK):
             raise CliError(f"{cannot}no permission to change it")
-        # Pipes and devices take bytes as they come.
+        # Pipes and devices are written in place.
         if in_place or not os.path.isfile(path):
             return
-    # Only trying tells, for instance of a folder that takes no files from anyone.
+    # Permissions do not tell, for instance, of a read-only file system.
     try:
         tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
     except OSError as error:
@@ -117,7 +117,7 @@ def check_output(option: str, path: Path, *, in_place: bool) -> None:
 
 
 def find_backend(name: str, dtype: str, numerics: str = "native") -> backends.Backend:
-    """Find a backend and see that it has the dtypes."""
+    """Find a backend and check that it has the dtypes."""
     use_float64(dtype, numerics)
     # A broken installation of a library fails in its import.
     with (
@@ -141,7 +141,7 @@ def compiles(place: backends.Backend) -> bool:
 
 
 def device_of(place: backends.Backend) -> str:
-    """Describe the one device of the backend's that is used."""
+    """Describe the device that a backend uses."""
     index = place.name.rpartition(":")[2]
     return place.devices[int(index) if index.isdecimal() else 0]
 
@@ -153,10 +153,10 @@ def use_float64(dtype: str, numerics: str) -> None:
 
 
 def console() -> Console:
-    """Make a console for results: plain text, and as wide as it takes when piped."""
+    """Make a console for plain text, which does not break lines when piped."""
     plain = Console(markup=False, highlight=False, emoji=False)
     if not plain.is_terminal:
-        # A digest or a sentence broken into lines is no use to grep.
+        # So that grep finds a digest or a sentence in one line.
         plain.width = 1000
     return plain
 

@@ -1,4 +1,4 @@
-"""Programs made of commands, and what becomes of their errors."""
+"""Make programs of commands, run them, and print their errors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .common import CliError, warn
 
 __all__ = ["add", "entry", "of_fields", "run"]
 
-# The base of every mistake in an option; no other name for it is exported by every typer.
+# The base class of mistakes in options. Not every version of typer exports it by name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 def entry(name: str, command: Callable[..., None]) -> Callable[..., int]:
-    """Make of one command a function like `run`, with a program of that command alone."""
+    """Make a function like `run` for a program of one command."""
     app = typer.Typer(name=name, add_completion=False, pretty_exceptions_enable=False)
     add(app, command)
 
@@ -38,17 +38,21 @@ def add(app: typer.Typer, command: Callable[..., None], **settings: object) -> N
 
     @functools.wraps(command)
     def stoppable(*arguments: object, **options: object) -> None:
-        # Told here, since some versions of typer make an exit status of it, some an Abort.
+        # Caught here, since versions of typer differ in what they make of it.
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as error:
             raise CliError("stopped by Ctrl-C", status=130) from error
 
-    app.command(context_settings=_SETTINGS, **settings)(stoppable)  # type: ignore[arg-type]
+    # Paragraphs without the line breaks of the source, which typer would keep.
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    options: dict[str, Any] = {"context_settings": _SETTINGS, "help": text, **settings}
+    app.command(**options)(stoppable)
 
 
 def of_fields(kind: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """Make of a function of a NamedTuple a command whose options are the fields, as annotated."""
+    """Make a command of a function of a NamedTuple, whose annotated fields are the options."""
     hints = get_type_hints(kind, include_extras=True)
 
     def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
@@ -76,7 +80,7 @@ def of_fields(kind: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
 def run(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> int:
     """Run a program; return 0, 2 for a mistake in the input, 130 for Ctrl-C, else 1."""
     if sys.stdout is None:
-        # Whoever closed it wants nothing from it.
+        # It is None if it was closed before the start.
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
             return run(app, arguments)
     try:
@@ -84,7 +88,7 @@ def run(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> int:
             status = app(arguments, standalone_mode=False)
             sys.stdout.flush()
     except _OutputError as error:
-        # Python flushes what is left once more as it ends.
+        # Python flushes what is left when it ends, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(str(error), error.status)
     except CliError as error:
@@ -95,11 +99,11 @@ def run(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> int:
 
 
 class _OutputError(CliError):
-    """Standard output took no more."""
+    """Standard output cannot be written to."""
 
 
 class _Output:
-    """Standard output, whose errors are told in a sentence, but for a reader that has gone."""
+    """Standard output whose errors become `_OutputError`, except for a reader that has gone."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -135,7 +139,7 @@ class _Output:
 
 def _fail(message: str, status: int) -> int:
     sentence = " ".join(message.split()).rstrip(".")
-    # What pip is to install ends as it is typed.
+    # A command to type, which ends in a quotation mark, has no full stop.
     stop = "" if sentence.endswith('"') else "."
     warn(f"Error: {sentence}{stop}")
     return status

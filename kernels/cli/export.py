@@ -30,7 +30,7 @@ from .train.model import Model, read_model
 __all__ = ["export"]
 
 WHAT = ("forward", "step")
-# By their number in ONNX files.
+# By the numbers that ONNX has for them.
 _ONNX_DTYPES = {1: "float32", 7: "int64", 11: "float64"}
 
 LOSSES: dict[str, Loss] = {
@@ -54,27 +54,31 @@ def export(
     numerics: Annotated[
         str | None,
         typer.Option(
-            help=f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: as trained."
+            help="native: the library's own arithmetic. exact: the same bits everywhere. "
+            "Default: as trained."
         ),
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(help=f"Of a step: {' or '.join(LOSSES)}. Default: squared_error."),
+        typer.Option(help=f"Loss of a step: {' or '.join(LOSSES)}. Default: squared_error."),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of a step, which needs it; it is inside the model.")
+        float | None,
+        typer.Option(help="Learning rate of a step, which needs it; it is inside the model."),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Samples of a step, which needs it; a prediction takes any.", min=1),
+        typer.Option(
+            help="Samples of a step, which needs it; a prediction takes any number.", min=1
+        ),
     ] = None,
 ) -> None:
     """Write a saved network, or a step of its training, as an ONNX model.
 
     ndonnx traces the kernel; with exact numerics the model gives the kernel's bits in onnxruntime.
 
-    The preparation of numbers and dates is inside a prediction; of a model that knows columns of
-    text the input is what they were prepared to.
+    A prediction prepares columns of numbers and dates by itself. For a network with columns of text
+    it takes features that are prepared already.
     """
     # Everything that can be wrong is found before anything is computed or written.
     choose("--what", what, WHAT)
@@ -91,14 +95,14 @@ def export(
         raise CliError(f"expected the model to be a file of its own, got {model}")
     source = read_model(network)
     layers, activation = source.layers, source.function
-    # Of a network alone nobody knows how it was trained.
+    # A file of `kernels.save` does not say how it was trained.
     numerics = numerics or source.numerics or "native"
 
     from backends.export.onnx import forward_model, step_model
 
     before = None
 
-    # Exact numerics have a longest sum, and files a largest size.
+    # Exact numerics limit the terms of a sum, and ONNX the size of a file.
     with (
         Console(stderr=True).status("Tracing the kernel; exact numerics take a minute"),
         as_cli_error(ValueError),
@@ -129,7 +133,7 @@ def export(
 
 
 def _check_step(what: str, options: dict[str, Any]) -> None:
-    """Raise unless a step, and nothing but a step, has what it needs."""
+    """Raise `CliError` unless a step has what it needs, and a prediction has none of it."""
     if what != "step":
         for option, value in options.items():
             if value is not None:
@@ -145,7 +149,7 @@ def _check_step(what: str, options: dict[str, Any]) -> None:
 
 
 def _meaning(source: Model, before: Callable[[Array], Array] | None) -> dict[str, str]:
-    """Say what columns x has, and whose outputs a prediction has."""
+    """Say what the columns of x are, and the classes of the outputs."""
     if source.preparation is None:
         return {}
     columns, classes = source.preparation.columns, source.preparation.target.classes

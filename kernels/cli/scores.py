@@ -1,4 +1,4 @@
-"""How right predictions are."""
+"""Scores of predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["SCORES", "score", "shown_scores"]
 
-# For people, and with how many digits.
+# How each is called and formatted in reports.
 SCORES = {
     "accuracy": ("accuracy", ".2%"),
     "r2": ("R^2", ".4f"),
@@ -16,10 +16,10 @@ SCORES = {
 
 
 def score(predicted: Any, true: Any) -> dict[str, float]:
-    """Compare predictions with what is true, NumPy arrays of one shape.
+    """Compare predictions with the truth, NumPy arrays of one shape.
 
-    Numbers, of shape (n, targets), have a root mean squared error in their own unit, and the mean
-    of the targets' R^2 unless one is the same in all samples; all else has an accuracy.
+    Floating-point numbers, of shape (n, targets), have a root mean squared error in their own unit,
+    and the mean of the targets' R^2 unless a target is constant. All else has an accuracy.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def score(predicted: Any, true: Any) -> dict[str, float]:
     if true.dtype.kind != "f":
         return {"accuracy": float(np.mean(predicted == true))}
     predicted, true = predicted.astype(np.float64), true.astype(np.float64)
-    # Near 1, since squares of what is far from it are 0 or infinite.
+    # Scaled to near 1, since squares of very large or small numbers are infinite or 0.
     exponent = math.frexp(max(np.abs(predicted).max(), np.abs(true).max()))[1]
     predicted, true = np.ldexp(predicted, -exponent), np.ldexp(true, -exponent)
     errors = np.mean((predicted - true) ** 2, axis=0)
@@ -47,7 +47,7 @@ def score(predicted: Any, true: Any) -> dict[str, float]:
 
 
 def shown_scores(scores: dict[str, float]) -> list[str]:
-    """Write each of `SCORES` that there is."""
+    """Write those of `SCORES` that are there."""
     return [
         f"{label} {scores[name]:{digits}}"
         for name, (label, digits) in SCORES.items()

@@ -9,7 +9,7 @@ __all__ = ["duration", "make_table", "print_table"]
 
 
 def make_table(*headers: str) -> Table:
-    """Make an empty table with these headers, or one of labels and texts."""
+    """Make an empty table with these headers; without any, one of two columns, labels and texts."""
     table = Table(
         *headers, box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -20,7 +20,7 @@ def make_table(*headers: str) -> Table:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table without spaces at the ends of lines."""
+    """Print a table without trailing spaces."""
     with console.capture() as captured:
         console.print(table)
     # Rich pads every cell to the width of its column.

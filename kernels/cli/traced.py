@@ -1,4 +1,4 @@
-"""A model's preparation as functions of arrays of any library, which a graph is traced from."""
+"""A model's preparation as functions of arrays of any library, to trace into a graph."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .train.model import Model
 
 __all__ = ["after_of", "before_of"]
 
-# Powers of two beyond are not normal numbers.
+# Larger exponents make powers of two that are not normal numbers.
 _MOST = 1000
 
 
 def before_of(model: Model) -> Callable[[Array], Array] | None:
     """Make a function of the columns, float64 and NaN where empty, with the bits of `features`.
 
-    None if there is none: of columns of text, and of networks that take what they are given.
+    None if a column is text, or the network takes its input as it is.
     """
     import numpy as np
 
@@ -46,7 +46,7 @@ def before_of(model: Model) -> Callable[[Array], Array] | None:
 
 
 def after_of(model: Model, numerics: Numerics) -> Callable[[Array], Array] | None:
-    """Make a function that gives numbers their own unit; None of classes, whose outputs stay."""
+    """Make a function that returns numbers to their own unit; None for classes."""
     import numpy as np
 
     target = None if model.preparation is None else model.preparation.target
@@ -58,7 +58,7 @@ def after_of(model: Model, numerics: Numerics) -> Callable[[Array], Array] | Non
         xp: Any = array_namespace(output)
         expected = output
         if counts:
-            # Of one dimension, since ndonnx takes one column for any number of them.
+            # In one dimension, since ndonnx would broadcast a single column.
             expected = numerics.exp(xp.reshape(output, (-1,)))
             expected = cast(Array, xp.reshape(expected, (-1, outputs)))
         if target.mean:

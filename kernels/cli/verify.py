@@ -26,7 +26,7 @@ __all__ = ["Verified", "verify", "verify_table"]
 
 _COUNTS = (1, 2, 3, 4)
 
-# Enough to tell, where each step may take a while.
+# Steps of workers: enough to see a difference, as each step may take a while.
 _STEPS = 10
 
 
@@ -40,11 +40,11 @@ class Verified(NamedTuple):
     backend, device, version, compiled
         Where and how.
     steps
-        How many; on slow libraries not all unless asked for.
+        How many; fewer on slow libraries unless asked for.
     seconds_per_step
         The mean between the last two numbers of steps with digests; None if it failed.
     digest
-        Of the weights after the last step; None if there are none.
+        Of the weights after the last step; None if training failed.
     result
         "same", "different" or "failed", which may be followed by where or why; "reference" for
         the first native run, which the others are compared with.
@@ -76,8 +76,8 @@ def verify(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="How many of the 1, 10 or 500 steps with digests. Default: 500, or on slow "
-            "libraries 10, and 1 uncompiled."
+            help="How many steps to train: 1, 10 or 500. Default: 500; on slow libraries 10, or 1 "
+            "uncompiled."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -85,8 +85,8 @@ def verify(
     """Train with exact numerics on every backend and compare the weights to the last bit.
 
     The digests must be those that come with this package, also with each batch split among up to
-    four workers where the library has an engine for that. Then the same with native numerics, to
-    show what the difference is. The exit status is 1 if an exact digest differs.
+    four workers where the library has an engine for that. Then the same is done with native
+    numerics, whose weights may differ. The exit status is 1 if an exact digest differs.
     """
     require("sklearn", "verifying the training on digits")
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
@@ -101,7 +101,7 @@ def verify(
 
     @cache
     def make(problem: str, dtype: str, name: str) -> Problem:
-        # Where each operation is a model of its own, random numbers take a minute.
+        # With ndonnx random numbers take a minute.
         return reference.make(problem, by_name[name], dtype)
 
     exact, native = (
@@ -125,7 +125,7 @@ def verify(
         out.print(f"All {len(exact)} exact runs gave the committed digests.")
         last = reference.CHECKPOINTS[-1]
         if any(row.steps < last for row in exact):
-            out.print(f"Not all took {last} steps, as the table says; --steps {last} asks for it.")
+            out.print(f"Some took fewer than {last} steps; --steps {last} makes all take them.")
 
 
 def _all(

@@ -278,10 +278,10 @@ def test_refuses_other_data(own, train, tmp_path):
     train(*own, "--steps", 2, "--checkpoint", folder)
     data_options(other, np.random.default_rng(1).normal(size=(41, 3)))
     got = train("--resume", folder, "--data", other, status=2)
-    assert f"expected the data that the checkpoint in {folder} is of, got another content" in got
+    assert f"expected the data that the checkpoint in {folder} was trained on, got others" in got
     assert f"in {other}." in got
     shutil.copy(other, own[1])
-    assert f"got another content in {own[1]}." in train("--resume", folder, status=2)
+    assert f"got others in {own[1]}." in train("--resume", folder, status=2)
 
 
 def test_refuses_data_instead_of_a_problem(own, train, tmp_path):
@@ -414,7 +414,9 @@ def test_a_checkpoint_put_together_from_others(two):
     storage.write_tensors(path, {**storage.tensors_of(layers), "losses": losses}, texts)
     assert newest(two).losses.tobytes() == losses.tobytes()
     storage.write_tensors(path, {**storage.tensors_of(layers), "losses": -losses}, texts)
-    with pytest.raises(ValueError, match="expected the content that its hashes are of, got anoth"):
+    with pytest.raises(
+        ValueError, match="expected content that fits its hashes, got other content"
+    ):
         checkpoint._read(path)
 
 

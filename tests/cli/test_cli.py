@@ -391,7 +391,10 @@ def test_a_link_is_to_a_file_in_another_folder(report, refuse, tmp_path):
         (["train", "--target", "y"], "Error: --target needs --data FILE"),
         (["train", "--task", "regression"], "Error: --task needs --data FILE"),
         (["train", "--data", "no.csv", "--target", "y"], "cannot read no.csv: No such file"),
-        (["train", "--data", "no.xlsx", "--target", "y"], "a file of .csv, .*, got 'no.xlsx'"),
+        (
+            ["train", "--data", "no.xlsx", "--target", "y"],
+            "a file that ends in .csv, .*, got 'no.xlsx'",
+        ),
         (["train", "--data", "no.csv"], "Error: --data no.csv needs --target COLUMN"),
         (
             ["train", "--data", "no.csv", "--target", "y", "--problem", "digits"],
@@ -503,7 +506,7 @@ def test_refuses_outputs_that_cannot_be_written(refuse, tmp_path, small_csv, mon
             "a,y\n" + "".join(f"1,{i}\n" for i in range(9)),
             "classes that occur more than once, got 9 in 9 rows .* give --task regression",
         ),
-        ('a,y\n1,"2\n', r"a CSV file, got .*d.csv, in line 2 of which: unexpected end of data"),
+        ('a,y\n1,"2\n', r"a CSV file, got .*d.csv: line 2: unexpected end of data"),
         ("a,y\n1," + "2" * 2**17 + "3\n", r"a finite number, got inf in row 1 \(line 2\)"),
         (b"a,y\n1,\xff\n", "expected text in UTF-8, got another encoding in line 2 of"),
     ],

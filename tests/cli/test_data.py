@@ -314,12 +314,16 @@ def test_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
             "names in double quotes or none, got 'a','b, c' in single quotes in .*d.csv",
         ),
         ("d.csv", "a,b\n1,2\r3\n", "a CSV file, got .*d.csv: new-line character seen"),
-        ("d.csv", 'a,b\n1,"2"3\n', "a CSV file, got .*d.csv, in line 2 of which"),
-        ("d.parquet", b"PAR1", "a file as .parquet is, got .*d.parquet: "),
-        ("d.feather", b"FEA1", "a file as .feather is, got .*d.feather: "),
-        ("d.xls", b"", "a file of .csv, .*, .npz, or text with .gz or .zst behind it, got 'd.xls'"),
-        ("d.parquet.gz", b"", "a file of .*, got 'd.parquet.gz'"),
-        ("csv", b"", "a file of .csv, .*, got 'csv'"),
+        ("d.csv", 'a,b\n1,"2"3\n', "a CSV file, got .*d.csv: line 2"),
+        ("d.parquet", b"PAR1", "the format that .parquet names, got .*d.parquet: "),
+        ("d.feather", b"FEA1", "the format that .feather names, got .*d.feather: "),
+        (
+            "d.xls",
+            b"",
+            "a file that ends in .csv, .*, .npz, or text with .gz or .zst after that, got 'd.x",
+        ),
+        ("d.parquet.gz", b"", "a file that ends in .*, got 'd.parquet.gz'"),
+        ("csv", b"", "a file that ends in .csv, .*, got 'csv'"),
     ],
 )
 def test_files_that_are_refused(name, content, message, tmp_path):
@@ -418,7 +422,7 @@ def test_a_category_that_was_not_learned_is_named(tmp_path):
     )
     assert preparation.features(made, sheet, strict=False)[8, :2].tolist() == [0.0, 0.0]
     assert preparation.filled(made, sheet) == [
-        "'a': 1 cell not of the categories of training rows, 'z': 0 in all of these"
+        "'a': 1 cell of categories that no training row has, 'z': 0 in all inputs"
     ]
 
 
@@ -437,7 +441,7 @@ def test_columns_come_in_any_order_and_those_missing_are_named(tmp_path):
     )
     content = content.replace(",b,", ",d,")
     again = sheet_of(tmp_path, content, only=names, text=["c"])
-    message = "columns 'a', 'b', 'c' in .*d.csv, got none of the name 'b'"
+    message = "columns 'a', 'b', 'c' in .*d.csv, got a file without 'b'"
     refused(message, preparation.features, made, again)
     again = sheet_of(tmp_path, content.replace("a\n", "b\n").replace(",d,", ",a,"))
     x[:, [0, 1]] = x[:, [1, 0]]
@@ -613,7 +617,7 @@ def test_many_whole_numbers_may_be_meant_as_such(tmp_path):
     path = write(tmp_path / "d.csv", "a,y\n" + "".join(f"{i},{i % 25}\n" for i in range(50)))
     got = table.read_table(path, "y", None)
     assert len(got.classes) == 25
-    assert got.notes == ("25 classes: for numbers to be predicted as such, give --task regression",)
+    assert got.notes == ("25 classes; to predict numbers, give --task regression",)
     path = write(tmp_path / "d.csv", "a,y\n" + "".join(f"{i},{i % 1001}\n" for i in range(3000)))
     refused(
         "^expected --task .* whole numbers, got 1,001 different ones",

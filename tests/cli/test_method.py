@@ -134,7 +134,7 @@ def test_a_changed_state_is_damage(train, tmp_path):
     assert len(tensors) > len(own)
     kernels.storage.write_tensors(path, own, texts)
     said = train("--resume", tmp_path / "ck", "--steps", 3, status=2)
-    assert "expected the content that its hashes are of, got another" in said
+    assert "expected content that fits its hashes, got other content" in said
 
 
 def test_the_dual_form(train):
@@ -175,8 +175,8 @@ def test_what_is_resumed_in_dual_form_ends_on_the_same_bits(
         more = ["--steps", "520", "--checkpoint", str(folder)]
         assert main(["train", *map(str, options), *more]) == 130
         assert capsys.readouterr().err == (
-            "Interrupted after 300 of 520 steps; the network so far is not saved, as checkpoints "
-            "of --dual are of every 256th step.\n"
+            "Interrupted after 300 of 520 steps; the network so far is not saved, as --dual writes "
+            "checkpoints at every 256th step only.\n"
         )
         monkeypatch.undo()
     else:

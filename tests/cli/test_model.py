@@ -82,7 +82,7 @@ def rewritten(path, **texts):
     ("texts", "message"),
     [
         ({"model_version": "2"}, "expected a model of version 1, which this program knows, got ve"),
-        ({"digest": "0" * 64}, "expected the network that its digest is of, got another in "),
+        ({"digest": "0" * 64}, "expected a network that fits its digest, got another in "),
         ({"loss": "hinge"}, "expected a loss of squared_error or softmax_cross_entropy or "),
         ({"numerics": "fast"}, "expected a numerics of native or exact in "),
         ({"activation": "swish"}, "expected one of the activations in "),
@@ -188,7 +188,7 @@ def test_what_is_resumed_may_be_scaled_otherwise(tmp_path, capsys):
     file.write_text(GROWN.replace("4,", "8,"))
     capsys.readouterr()
     assert main([*options, "regression", "--resume", str(net)]) == 0
-    told = f"Scaled otherwise than for the network in {net}: 'a'.\n"
+    told = f"Scaled differently than for the network in {net}: 'a'.\n"
     assert capsys.readouterr().err == told
     assert main([*options, "regression", "--loss", "poisson", "--resume", str(net)]) == 2
     assert "expected the loss squared_error, as the network in" in capsys.readouterr().err

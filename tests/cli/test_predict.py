@@ -268,7 +268,7 @@ def test_categories_never_seen_are_told(run, trained):
     frame().with_columns(mauve.alias("colour")).write_csv(path)
     out, err = run("predict", saved, path)
     place = f"'mauve' in row 3 (line 4), column 'colour' of {path} and 1 more row"
-    assert err == f"Never seen in training: {place}; it is 0 in all inputs.\n"
+    assert err == f"Never seen in training: {place}; its inputs are all 0.\n"
     known = model.read_model(saved)
     columns, x = known.preparation.columns, []
     for column in columns:
@@ -350,9 +350,9 @@ def test_refuses_rows_that_do_not_fit(trained, refuse, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "MOST_ELEMENTS", 1)
     saved, path = trained("kind")
     frame().drop("b").write_csv(path)
-    assert f" in {path}, got none of the name 'b'." in refuse(saved, path)
+    assert f" in {path}, got a file without 'b'." in refuse(saved, path)
     said = refuse(saved, path, "--separator", "tab")
-    assert "got none of the name 'a', 'b', 'colour', 'day', 'code'." in said
+    assert "got a file without 'a', 'b', 'colour', 'day', 'code'." in said
     for column, cell, message in (
         ("b", "1e90", "deviations from the mean in row 3 (line 4), column 'b' of "),
         (
@@ -395,7 +395,9 @@ def test_refuses_predictions_that_are_not_finite(run, refuse, tmp_path):
     x[1] = 3e38
     np.save(tmp_path / "x.npy", x)
     said = refuse(saved, tmp_path, status=1)
-    assert said.startswith("Error: expected finite predictions, got another for row 2, whose ")
+    assert said.startswith(
+        "Error: expected finite predictions, got infinity or NaN for row 2, whose "
+    )
 
 
 def test_refuses_options(trained, refuse, tmp_path):

@@ -161,7 +161,7 @@ def test_steps_of_slow_libraries(run, monkeypatch):
     for by_dtype in reference.committed().values():
         for digests in by_dtype.values():
             assert re.search(rf"  1 +\S+ \S+ +{digests[1][:12]}  same", out)
-    assert out.endswith("Not all took 500 steps, as the table says; --steps 500 asks for it.\n")
+    assert out.endswith("Some took fewer than 500 steps; --steps 500 makes all take them.\n")
     out, _ = run("--backend", "sloth", "--steps", "10", "--json")
     rows = json.loads(out)
     assert {row["steps"] for row in rows} == {10}

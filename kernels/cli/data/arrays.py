@@ -1,4 +1,4 @@
-"""NumPy's files: an archive of arrays, and a folder of arrays that are taken as they are."""
+"""NumPy's files: an archive of arrays, and a folder of arrays that are not prepared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FOLDER", "beside", "mapped", "read_archive", "read_folder", "read_ne
 # The files of a folder of prepared data.
 FOLDER = ("x.npy", "y.npy")
 
-# Where there are more than samples, and more than these, class indices are something else.
+# More classes than these, and than samples, are not classes.
 _MOST_CLASSES = 2**16
 
 # Elements that are read at a time.
@@ -40,7 +40,7 @@ def read_archive(
 
 
 def read_new(path: Path, target: str) -> tuple[Sheet, Any]:
-    """Read features from an .npz file, and the target or None if it is not there."""
+    """Read features from an .npz file, and the target, or None if there is none."""
     arrays = _arrays(path)
     sheet = _features(path, arrays, target, None)
     return sheet, _target(path, arrays[target], target, sheet) if target in arrays else None
@@ -55,7 +55,7 @@ def _arrays(path: Path) -> dict[str, Any]:
             archive = np.load(file, allow_pickle=False)
             return {key: archive[key] for key in archive.files}
         except Exception as error:
-            # A damaged archive can fail in each of zipfile's, zlib's and NumPy's own ways.
+            # A damaged archive can raise errors of zipfile, zlib and NumPy.
             raise CliError(
                 f"expected an .npz file of arrays of numbers or text, got {path}, which NumPy "
                 "cannot read"
@@ -135,12 +135,12 @@ def _npz_target(path: Path, target: str, y: Any, task: str | None) -> Any:
             f"the target {target!r} of {path}"
         )
     y = np.reshape(y, (-1,))
-    # `read_table` takes real numbers for a regression's.
+    # As text, since `read_table` takes floating-point numbers for a regression.
     return y.astype(str) if y.dtype.kind in "fS" else y
 
 
 def mapped(path: Path) -> Any:
-    """Map an .npy file into memory; raise `CliError` if that cannot be."""
+    """Map an .npy file into memory; raise `CliError` if that is impossible."""
     import numpy as np
 
     try:
@@ -154,7 +154,7 @@ def mapped(path: Path) -> Any:
 
 
 def read_folder(path: Path, task: str | None, dtype: str) -> Table:
-    """Map x.npy and y.npy, prepared data that are read as they are used.
+    """Map x.npy and y.npy into memory: prepared data that are read when they are used.
 
     Parameters
     ----------
@@ -232,5 +232,5 @@ def _check_finite_by_blocks(path: Path, a: Any, dtype: str) -> None:
 
 
 def beside(target: str, weights: str | None) -> str:
-    """Name what is no feature."""
+    """Name the arrays or columns that are not features."""
     return f"the target {target!r}" + ("" if weights is None else f" and the weights {weights!r}")

@@ -1,4 +1,4 @@
-"""What is done to the columns of a file before a network sees them, learned from training rows."""
+"""How the columns of a file are prepared for a network, learned from the training rows."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = [
     "width",
 ]
 
-# Names that columns have which only count the rows.
+# Names of columns that may only count the rows.
 _INDEX = ("", "unnamed: 0", "index", "rownames", "row_names", "row.names", "id")
 
 # Why such a column is dropped.
 INDEX = "counts the rows"
 
-# More categories than these, or than half the rows, are names.
+# More categories than these, or than half the rows, cannot be learned from.
 _MOST_CATEGORIES = 1000
 
 _KINDS = ("number", "date", "category")
 
-# In a day.
+# Microseconds in a day.
 _MICROSECONDS = 86_400_000_000
 
 
@@ -49,16 +49,16 @@ class Column(NamedTuple):
     Attributes
     ----------
     name
-        In the header.
+        Its header.
     kind
         "number", "date" (days since 1970, a number) or "category".
     fill
-        What an empty cell becomes: the median of the training rows, or their most frequent
-        category where they have no empty cells; with them, being empty is a category, "".
+        What an empty cell becomes. Numbers: the median of the training rows. Categories: the most
+        frequent one; but if training rows have empty cells, these are a category of their own, "".
     categories
-        Each of which is an input, 1 in the rows that have it and else 0; none of numbers.
+        Each makes an input, 1 in the rows that have it and else 0; empty for numbers.
     mean, deviation
-        Of numbers over the training rows, subtracted and divided by.
+        Of numbers over the training rows: subtract the first, then divide by the second.
     """
 
     name: str
@@ -75,12 +75,11 @@ class Target(NamedTuple):
     Attributes
     ----------
     name
-        Of the column, or the key of an array.
+        The header of the column, or the key of the array.
     classes
-        The label of each output, or both of a single one; none of numbers.
+        The label of each output, or two labels for a single output; empty for numbers.
     mean, deviation
-        Of each number over the training rows with the squared error, subtracted and divided by; or
-        none.
+        As in `Column`, of each number that is predicted with the squared error; else empty.
     """
 
     name: str
@@ -90,7 +89,7 @@ class Target(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What a network needs done to rows, of a file or an array.
+    """How rows of a file or an array are prepared for a network.
 
     Attributes
     ----------
@@ -99,7 +98,7 @@ class Preparation(NamedTuple):
     target
         What is predicted.
     dropped
-        Each column that no network sees, and why.
+        Each column that is left out, and why.
     """
 
     columns: tuple[Column, ...]
@@ -115,10 +114,10 @@ def learn(
     dropped: Sequence[tuple[str, str]] = (),
     whole: bool = False,
 ) -> Preparation:
-    """Decide what to do with each column, and learn from the training rows what that takes.
+    """Decide how to prepare each column, and learn the numbers for it from the training rows.
 
-    scikit-learn's SimpleImputer, OneHotEncoder and StandardScaler would do most of it; but a mean
-    of NumPy depends on the machine, and these are sums that are rounded once.
+    scikit-learn's SimpleImputer, OneHotEncoder and StandardScaler would do most of it, but NumPy's
+    means depend on the machine. Here each sum is rounded once.
 
     Parameters
     ----------
@@ -131,7 +130,7 @@ def learn(
     dropped
         Columns that are not in the sheet, and why.
     whole
-        Whether constant columns stay, as those of an array.
+        Whether constant columns stay, as in an array.
 
     Raises
     ------
@@ -152,7 +151,7 @@ def learn(
 
 
 def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
-    """Learn what to do with a column, or why it is dropped."""
+    """Learn how to prepare a column, or say why it is dropped."""
     import numpy as np
 
     known = cells.gather(train).drop_nulls()
@@ -171,7 +170,7 @@ def _column(sheet: Sheet, cells: Any, train: Any, whole: bool) -> Column | str:
     counts = known.value_counts().rows()
     if len(counts) > min(_MOST_CATEGORIES, len(train) // 2):
         return f"{len(counts)} different texts in {len(train)} training rows"
-    # The first in their order of those that are most frequent.
+    # Of the most frequent categories the first in alphabetical order.
     frequent: str = min(counts, key=lambda row: (-row[1], row[0]))[0]
     names = {name for name, _ in counts}
     if len(known) < len(train):
@@ -219,14 +218,14 @@ def _values(cells: Any, kind: str) -> Any:
 
 
 def scale_of(a: Any) -> tuple[float, float]:
-    """Find mean and deviation of float64 numbers, which are rounded once: the same in any order.
+    """Find mean and standard deviation of float64 numbers, with sums rounded once: in any order.
 
-    Those that are constant have no deviation, but a scale: 1, or the mean if that is larger.
+    For constant numbers the second is a scale instead: 1, or the mean's magnitude if larger.
     """
     import numpy as np
 
-    # Near 1, since squares of what is far from it are 0 or infinite; by powers of two, which round
-    # nothing.
+    # Scaled to near 1, since squares of very large or small numbers are infinite or 0; by a power
+    # of two, which rounds nothing.
     exponent = max(int(np.frexp(np.max(np.abs(a)))[1]), -1000)
     a = np.ascontiguousarray(np.ldexp(a, -exponent))
     mean = math.fsum(memoryview(a)) / len(a)
@@ -239,7 +238,7 @@ def scale_of(a: Any) -> tuple[float, float]:
 
 
 def scaled(a: Any, mean: float, deviation: float) -> Any:
-    """Subtract a mean and divide by a deviation; no difference is infinite."""
+    """Subtract a mean and divide by a deviation, scaled so that no difference overflows."""
     import numpy as np
 
     exponent = math.frexp(deviation)[1]
@@ -248,7 +247,7 @@ def scaled(a: Any, mean: float, deviation: float) -> Any:
 
 
 def width(preparation: Preparation) -> int:
-    """Count the inputs of a network."""
+    """Count the inputs that the columns make."""
     return sum(len(column.categories) or 1 for column in preparation.columns)
 
 
@@ -265,20 +264,20 @@ def features(
     Parameters
     ----------
     preparation
-        As it was learned.
+        As `learn` returned it.
     sheet
         With the same columns in any order, and maybe others.
     dtype
-        Of what is returned.
+        That of the result.
     rows
-        NumPy indices of those to take; if None all.
+        NumPy indices of the rows to take; None for all.
     strict
         Whether a category that was not learned is an error; if not, all its inputs are 0.
 
     Returns
     -------
     array
-        Of NumPy, of shape (rows, inputs).
+        A NumPy array of shape (rows, inputs).
 
     Raises
     ------
@@ -292,7 +291,7 @@ def features(
     missing = [name for name in names if name not in there]
     if missing:
         raise CliError(
-            f"expected the columns {listed(names)} in {sheet.path}, got none of the name "
+            f"expected the columns {listed(names)} in {sheet.path}, got a file without "
             f"{listed(missing)}"
         )
     frame, rows = sheet.frame, np.arange(sheet.frame.height) if rows is None else rows
@@ -372,7 +371,7 @@ def _check_finite(column: Column, got: Any, values: Any, sheet: Sheet) -> None:
 
 
 def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
-    """Say in sentences what stands for empty cells and for categories that were not learned."""
+    """Say what became of empty cells and of categories that were not learned."""
     said = []
     for column in preparation.columns:
         cells = sheet.frame[column.name]
@@ -386,14 +385,14 @@ def filled(preparation: Preparation, sheet: Sheet) -> list[str]:
             if odd.any():
                 unknown = cells.filter(odd).unique().sort().to_list()
                 said.append(
-                    f"{column.name!r}: {counted(int(odd.sum()), 'cell')} not of the categories "
-                    f"of training rows, {listed(unknown, 4)}: 0 in all of these"
+                    f"{column.name!r}: {counted(int(odd.sum()), 'cell')} of categories that no "
+                    f"training row has, {listed(unknown, 4)}: 0 in all inputs"
                 )
     return said
 
 
 def lines(preparation: Preparation) -> list[str]:
-    """Say in sentences what is done to each column."""
+    """Say how each column is prepared."""
     numbers = sum(column.kind == "number" for column in preparation.columns)
     said = [f"{counted(numbers, 'number')} standardised"] if numbers else []
     for column in preparation.columns:
@@ -408,7 +407,7 @@ def lines(preparation: Preparation) -> list[str]:
 
 
 def as_fields(preparation: Preparation) -> dict[str, Any]:
-    """Make dictionaries of it, as JSON has them."""
+    """Make dictionaries of a preparation, for JSON."""
     return preparation._asdict() | {
         "columns": [column._asdict() for column in preparation.columns],
         "target": preparation.target._asdict(),
@@ -416,7 +415,7 @@ def as_fields(preparation: Preparation) -> dict[str, Any]:
 
 
 def to_json(preparation: Preparation) -> str:
-    """Write a preparation as JSON, which has each float64 exactly."""
+    """Write a preparation as JSON, with each float64 exactly."""
     return json.dumps(as_fields(preparation), allow_nan=False)
 
 

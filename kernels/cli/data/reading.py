@@ -29,20 +29,20 @@ def read_sheet(
     only: Collection[str] | None = None,
     text: Collection[str] = (),
 ) -> Sheet:
-    """Read the columns of a file; numbers, dates, and all else as text.
+    """Read the columns of a file: numbers, dates, and all else as text.
 
     Parameters
     ----------
     path
-        The file, of one of `SUFFIXES`; text may be compressed as well.
+        The file, with one of `SUFFIXES`; text may be compressed as well.
     separator
-        Of the cells of text; if None it is found out.
+        What stands between the cells of text; None to find it from the file.
     encoding
-        Of text; if None UTF-8.
+        That of text; None for UTF-8.
     drop
         Columns to leave out.
     only
-        Columns to take, as far as they are there; if None all.
+        Columns to take if they are there; None for all.
     text
         Columns to take as text.
 
@@ -60,8 +60,8 @@ def read_sheet(
     kind = suffixes[-2:-1] if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:]
     if not kind or kind[0] not in SUFFIXES or (kind[0] not in _TEXT and suffixes[-1] in PACKED):
         raise CliError(
-            f"expected a file of {', '.join((*_TEXT, *_PARQUET, *_ARROW, '.npz'))}, or text with "
-            f"{' or '.join(PACKED)} behind it, got {path.name!r}"
+            f"expected a file that ends in {', '.join((*SUFFIXES, '.npz'))}, or text with "
+            f"{' or '.join(PACKED)} after that, got {path.name!r}"
         )
     columns: dict[str, Any] = {"drop": drop, "only": only, "text": text}
     if kind[0] not in _TEXT and (separator is not None or encoding is not None):
@@ -87,7 +87,7 @@ def _read_columns(
 
     try:
         with path.open("rb") as file:
-            # A file of Arrow begins with its name, unless it is a stream.
+            # Arrow's file format begins with its name, the stream format does not.
             stream = kind in _ARROW and file.read(6) != b"ARROW1"
         read: Any = pl.read_ipc if kind in _ARROW else pl.read_parquet
         frame = pl.read_ipc_stream(path) if stream else read(path)
@@ -95,7 +95,7 @@ def _read_columns(
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise CliError(f"expected a file as {kind} is, got {path}: {reason}") from error
+        raise CliError(f"expected the format that {kind} names, got {path}: {reason}") from error
     columns = {}
     categories, dates = (pl.Boolean, pl.Categorical, pl.Enum), (pl.Date, pl.Datetime)
     wanted = chosen(path, frame.columns, drop, only)

@@ -1,4 +1,4 @@
-"""What every reader of a file gives: its columns, and how to name a cell of it."""
+"""What every reader of a file returns: its columns, and how to name a cell of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 TASKS = ("classification", "regression")
 
-# A task that `--loss logistic_cross_entropy` makes: two classes, or labels in several columns.
+# The task of `--loss logistic_cross_entropy`: two classes, or labels in several columns.
 LABELS = "labels"
 
 
@@ -37,9 +37,9 @@ class Sheet(NamedTuple):
     frame
         A polars DataFrame: numbers, text or dates, and null where a cell is empty.
     place
-        (row, column) -> where a cell is, in words. Rows count from 0 in the file.
+        (row, column) -> where a cell is, in words. Rows of the file count from 0.
     comma
-        Whether a comma is the decimal point of numbers in text.
+        Whether numbers in text have a decimal comma.
     rows
         The number in the file of each row of the frame, or None if all are there.
     others
@@ -62,19 +62,19 @@ class Table(NamedTuple):
     name
         The file.
     x
-        The columns of features; or, of data that are taken as they are, an array of any dtype and
-        shape (n, features), maybe a memory map.
+        The columns of features; or for prepared data an array of any dtype and shape
+        (n, features), which may be a memory map.
     y
-        Class indices, int32 of shape (n,), or real targets, float64 of shape (n, targets); of data
-        that are taken as they are of any dtype.
+        Class indices, int32 of shape (n,), or real targets, float64 of shape (n, targets); for
+        prepared data of any dtype.
     classes
-        The label of each class index; none in regression.
+        The label of each class index; empty in regression.
     weight
         How much each sample counts, float64 of shape (n,), or None.
     target
-        The column or key of y; of data that are taken as they are None.
+        The column or key of y; None for prepared data.
     dropped
-        Columns that were left out on demand, and why.
+        Columns that --drop left out, and why.
     notes
         Sentences about what was done to the rows.
     """
@@ -90,7 +90,7 @@ class Table(NamedTuple):
 
 
 def select(sheet: Sheet, keep: Any) -> Sheet:
-    """Take the rows for which a NumPy array of booleans says so."""
+    """Take the rows where a NumPy array of booleans is true."""
     import numpy as np
 
     rows = np.arange(len(keep)) if sheet.rows is None else sheet.rows
@@ -105,7 +105,7 @@ def where(sheet: Sheet, row: int, column: str) -> str:
 def chosen(
     path: Path, names: list[str], drop: Collection[str], only: Collection[str] | None
 ) -> list[str]:
-    """Take the columns that are not to be dropped, or those of `only` that are there."""
+    """Name the columns to read: those not in `drop` and, if `only` is given, in `only`."""
     unknown = next((name for name in drop if name not in names), None)
     if unknown is not None:
         raise CliError(
@@ -134,7 +134,7 @@ def listed(names: list[str], limit: int = 12) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Put a noun behind a number.
+    """Write a number and its noun.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A file as it is on the disk: whether it changes, and what one of text holds, as UTF-8."""
+"""A file on the disk: whether it changes, and its text as UTF-8, whatever its encoding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Source = Path | bytes
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-# Bytes that tell how lines end.
+# Bytes from which to see how lines end.
 _START = 2**16
 
 # Characters that are converted together.
@@ -56,14 +56,15 @@ def unchanged(path: Path, before: tuple[int, ...] | None = None) -> Iterator[Non
 
 
 def source_of(path: Path, encoding: str | None) -> Source:
-    """Give the file, or its content if it is not in UTF-8, which its first bytes or `encoding` say.
+    """Return the path of a file in UTF-8, or the content of another, converted to UTF-8.
 
-    So it is of lines that end with carriage returns alone, as on old Macs.
+    Its first bytes or `encoding` say whether it is in UTF-8. A file whose lines end with carriage
+    returns alone, as on old Macs, is converted too.
 
     Raises
     ------
     CliError
-        If it is empty or no text, or not in that encoding, or if Python does not know that.
+        If it is empty, not text, or not in that encoding, or Python does not know the encoding.
     OSError
         If it cannot be read.
     """
@@ -102,7 +103,7 @@ def _converted(path: Path, encoding: str | None, newline: str | None) -> bytes:
 
 
 def not_utf8(path: Path) -> CliError:
-    """Say where a file of text is not in UTF-8, and what to do."""
+    """Make an error that says where a text file is not in UTF-8, and what to do."""
     place = f"in {path}"
     if path.suffix.lower() not in PACKED:
         with path.open("rb") as file:
@@ -124,7 +125,7 @@ def _is_other(line: bytes) -> bool:
 
 
 def without_runs(lines: Iterable[str]) -> bytes:
-    """Put one space between cells where there are many, or tabs, and none at the ends of a line."""
+    """Replace runs of spaces and tabs between cells by one space, and trim lines."""
     content = io.StringIO()
     stripped = (line.replace("\t", " ").strip() + "\n" for line in lines)
     cells = csv.reader(stripped, delimiter=" ", skipinitialspace=True)

@@ -1,4 +1,4 @@
-"""A file made into features, a target, and what each sample counts."""
+"""Read a file into features, a target, and weights of samples."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .text import NOTHING, numbers
 
 __all__ = ["read_table"]
 
-# A fifth of fewer rows is none.
+# Of fewer rows no fifth can be held out.
 _MIN_ROWS = 5
 
-# More whole numbers than these may be meant as numbers.
+# With more classes than these, all whole numbers, a note suggests regression.
 _MANY_CLASSES = 20
 
-# And more than these surely are, if nothing is said of them.
+# With more than these --task has to be given.
 _MOST_CLASSES = 1000
 
 
@@ -43,15 +43,15 @@ def read_table(
     target
         The header of a column, or the key of an array.
     task
-        One of `TASKS` or `LABELS`; if None, integers and text are classes and real numbers are not.
+        One of `TASKS` or `LABELS`; if None, integers and text are classes, real numbers are not.
     weights
-        The header or key of what the samples count.
+        The header or key of the weights of samples, if there are any.
     drop
         Headers of columns to leave out.
     separator
-        Of the cells of text; if None it is found out.
+        What stands between the cells of text; None to find it from the file.
     encoding
-        Of text; if None UTF-8.
+        That of text; None for UTF-8.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def _target(
     points = [cell.replace(",", ".") if sheet.comma else cell for cell in known]
     if task == "regression" or (task is None and len(whole) < sum(_is(float, c) for c in points)):
         cells = _numbers(sheet, target, task)
-    # Such as 01 is no number but a name; numbers may be of any size.
+    # 01 and the like are names, not numbers. Numbers may be of any size.
     elif len(whole) == len(known) and all(cell == str(int(cell)) for cell in whole):
         cells, labels = text.set(text.is_in(NOTHING), None), sorted(whole, key=int)
     else:
@@ -138,7 +138,7 @@ def _target(
     if len(labels) > _MANY_CLASSES and len(whole) == len(known):
         notes = (
             *notes,
-            f"{len(labels)} classes: for numbers to be predicted as such, give --task regression",
+            f"{len(labels)} classes; to predict numbers, give --task regression",
         )
     codes = dict(zip(labels, range(len(labels)), strict=True))
     y = cells.replace_strict(codes, return_dtype=pl.Int32).to_numpy()
@@ -188,8 +188,8 @@ def _check_classes(path: Path, target: str, classes: int, rows: int) -> None:
         raise CliError(f"expected two or more classes, {found}")
     if 2 * classes > rows:
         raise CliError(
-            f"expected classes that occur more than once, {found}: for numbers to be predicted "
-            "as such, give --task regression"
+            f"expected classes that occur more than once, {found}: to predict numbers, give "
+            "--task regression"
         )
 
 

@@ -1,4 +1,4 @@
-"""CSV and its relatives, read by polars in pieces, each of which is converted as it comes."""
+"""CSV and similar text, read by polars in pieces that are converted one by one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["DATE", "NOTHING", "numbers", "read_text"]
 
 _SEPARATORS = (",", ";", "\t", "|")
 
-# Of Orange's files: types in the second line, and in the third what columns are for.
+# Files of Orange have the types of columns in the second line and their roles in the third.
 _ORANGE_TYPES = {"c", "continuous", "d", "discrete", "s", "string", "t", "time"}
 _ORANGE_ROLES = {"", "c", "class", "i", "ignore", "m", "meta", "w", "weight"}
 
-# The lines that tell the separator.
+# The lines from which to find the separator.
 _HEAD = 200
 
-# What a column of numbers has where there is none.
+# What stands for an empty cell in a column of numbers.
 NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "?")
 
-# Numbers with a larger part of text are text.
+# A column with a larger part of cells that are no numbers is text.
 _SLIPS = 0.2
 
 _COMMA, _POINT = (re.compile(rf"[+-]?\d*[{mark}]\d+(e[+-]?\d+)?", re.IGNORECASE) for mark in ",.")
@@ -48,13 +48,13 @@ class _Form(NamedTuple):
     Attributes
     ----------
     blank
-        How many blank lines lead.
+        How many blank lines come first.
     names
         In the header.
     whole
-        Whether all columns are asked for, but those to drop.
+        Whether all columns are wanted but those to drop.
     rows
-        About how many there are, if that is known.
+        An estimate of their number, or None.
     """
 
     path: Path
@@ -86,13 +86,14 @@ def read_text(
     path
         The file, maybe compressed.
     separator
-        Of cells; if None the one that makes all lines equally long. Spaces may be several.
+        What stands between cells; None for the one that makes all lines equally long. A space
+        stands for any number of them.
     encoding
-        One that Python knows; if None UTF-8, or UTF-16 with its mark.
+        One that Python knows; None for UTF-8, or UTF-16 with a byte order mark.
     drop
         Columns to leave out.
     only
-        Columns to take, as far as they are there; if None all.
+        Columns to take if they are there; None for all.
     text
         Columns that stay as they are written.
 
@@ -138,7 +139,7 @@ def _as_numbers(frame: Any, comma: bool) -> Any:
 
 
 def _converted(piece: Any, comma: bool, as_text: set[str]) -> Any:
-    """Make numbers of columns that have no other cells, and note those that do."""
+    """Convert columns of numbers; add the names of others to `as_text`."""
     tried = piece.drop(named(as_text))
     found = _as_numbers(tried, comma)
     lost = zip(tried.columns, tried.null_count().row(0), found.null_count().row(0), strict=True)
@@ -153,7 +154,7 @@ def _converted(piece: Any, comma: bool, as_text: set[str]) -> Any:
 
 
 def _small(frame: Any) -> Any:
-    """Take the smallest types that hold the numbers, since short cells need no eight bytes."""
+    """Choose the smallest types that hold the numbers, to save memory."""
     import polars as pl
 
     large = pl.col(pl.Float64)
@@ -176,7 +177,7 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
         column = pl.concat([part.cast(largest) for part in parts])
         return column.fill_nan(None) if largest.is_float() else column
     if len(kinds) > 1:
-        # What the numbers were before is only in the file.
+        # How the converted numbers were written is only in the file.
         parts = [piece[name] for piece in _pieces(form)]
     cells = pl.concat(parts) if parts else pl.Series(name, [], pl.String)
     if not as_written:
@@ -197,7 +198,7 @@ def _whole(form: _Form, name: str, parts: list[Any], as_written: bool) -> Any:
         {10: " 00:00:00", 16: ":00"}, default="", return_dtype=pl.String
     )
     dates = dates.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us")
-    # Such as the 30th of February.
+    # Null for such as the 30th of February.
     return dates if dates.null_count() == cells.null_count() else cells
 
 
@@ -284,7 +285,7 @@ def _separator(head: list[str]) -> str:
 
 
 def _split(lines: list[str], separator: str) -> list[list[str]]:
-    # A line is one cell by a separator that it does not have.
+    # A line without the separator is one cell, which may be long.
     csv.field_size_limit(2**31 - 1)
     if separator == " ":
         lines = [line.replace("\t", " ").strip() for line in lines]
@@ -297,7 +298,7 @@ def _check_orange(path: Path, head: list[str]) -> None:
     if len(rest) < 2 or len(rest[0]) < 2:
         return
     types, roles = ({cell.strip() for cell in row} for row in rest)
-    # Or the values of a discrete column, with spaces between them, or nothing.
+    # A discrete column may list its values there, with spaces between them.
     others = types - _ORANGE_TYPES - {""}
     known = types & _ORANGE_TYPES and all(" " in cell for cell in others)
     if known and roles <= _ORANGE_ROLES:
@@ -376,7 +377,7 @@ def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
     with bar, _told(form.path, form):
         for batch in scanned.collect_batches(maintain_order=True):
             bar.update(task, advance=batch.height)
-            # polars has other names for those that are not plain.
+            # polars renames some columns.
             batch.columns = form.names
             if (batch.to_series(0).fill_null("") == "").any():
                 batch = batch.filter(pl.any_horizontal(pl.all().fill_null("") != ""))
@@ -389,7 +390,7 @@ def _pieces(form: _Form, *, progress: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def _told(path: Path, form: _Form | None = None) -> Iterator[None]:
-    """Say what polars did not like, and where."""
+    """Turn errors of polars into `CliError`, with the place if it can be found."""
     import polars.exceptions
 
     try:
@@ -418,7 +419,7 @@ def _check_widths(form: _Form) -> None:
 
 
 def _rows(form: _Form) -> Iterator[tuple[int, list[str]]]:
-    """Read slowly: the number of the line that each row ends on, and its cells."""
+    """Read rows slowly, each with the number of the line that it ends on."""
     reader = csv.reader(_lines(form.source), delimiter=form.separator, strict=True)
     try:
         for row in reader:
@@ -426,7 +427,7 @@ def _rows(form: _Form) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, row
     except csv.Error as error:
         raise CliError(
-            f"expected a CSV file, got {form.path}, in line {reader.line_num} of which: {error}"
+            f"expected a CSV file, got {form.path}: line {reader.line_num}: {error}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""`python -m kernels predict`: `rows` of a file, the network's `answers` for them, and a file."""
+"""`python -m kernels predict`: read `rows` of a file, and write the network's `answers`."""
 
 from .command import predict
 

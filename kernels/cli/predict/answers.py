@@ -1,4 +1,4 @@
-"""What a model says of rows: labels, probabilities or numbers, in columns."""
+"""What a model predicts for rows: labels, probabilities or numbers, in columns."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Answers(NamedTuple):
 
 
 def answer_of(model: Model, x: Array, *, proba: bool, numerics: Numerics) -> Array:
-    """Compute what the network expects of rows, or without `proba` its outputs for classes.
+    """Compute predictions for rows: probabilities with `proba`, else outputs or expected counts.
 
     Parameters
     ----------
     model
-        With a network of the library of x.
+        Its network has arrays of the library of x.
     x
         Prepared rows, shape (n, n_in).
     proba
@@ -52,7 +52,7 @@ def answer_of(model: Model, x: Array, *, proba: bool, numerics: Numerics) -> Arr
     loss = LOSSES[cast(str, model.loss)]
     output = forward(model.layers, x, activation=model.function, numerics=numerics)[-1]
     if not proba and loss is not poisson:
-        # The largest output is the largest probability, too.
+        # The largest output has the largest probability, too.
         return output
     expected = expectation(loss, output, numerics=numerics)
     if loss is logistic_cross_entropy and classes_of(model):
@@ -63,7 +63,7 @@ def answer_of(model: Model, x: Array, *, proba: bool, numerics: Numerics) -> Arr
 
 
 def answers(model: Model, found: Any, *, proba: bool) -> Answers:
-    """Make columns of what `answer_of` gave, on the host."""
+    """Make columns of what `answer_of` returned, on the host."""
     import numpy as np
 
     loss, classes, names = LOSSES[cast(str, model.loss)], classes_of(model), names_of(model)
@@ -72,7 +72,7 @@ def answers(model: Model, found: Any, *, proba: bool) -> Answers:
     if loss is softmax_cross_entropy:
         return Answers(names, [[classes[i] for i in found.argmax(axis=1)]])
     if loss is logistic_cross_entropy:
-        # A label, or the second of two classes, is told by a logit above 0.
+        # A logit above 0 says that the label is present, or that it is the second of two classes.
         told = (found.T > 0).astype(np.int64)
         if classes:
             return Answers(names, [[classes[i] for i in column] for column in told])
@@ -93,7 +93,7 @@ def classes_of(model: Model) -> tuple[str, ...]:
 
 
 def names_of(model: Model) -> list[str]:
-    """Name the columns that are predicted: as the target, with a number if there are several."""
+    """Name the predicted columns: like the target, with a number if there are several."""
     name = "prediction" if model.preparation is None else model.preparation.target.name
     outputs = model.layers[-1].weight.shape[1]
     if classes_of(model) or outputs == 1:

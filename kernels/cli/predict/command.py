@@ -47,8 +47,8 @@ def predict(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="New rows, in any form that `train --data` reads: columns in any order; the "
-            "target may be among them, and others are ignored. For a model of prepared data a DIR.",
+            help="New rows, in any format that `train --data` reads. Columns may come in any "
+            "order; the target may be among them, others are ignored. A DIR if trained on a DIR.",
         ),
     ],
     output: Annotated[
@@ -58,28 +58,32 @@ def predict(
         ),
     ] = None,
     proba: Annotated[
-        bool, typer.Option("--proba", help="Write the probability of each class, in a column each.")
+        bool, typer.Option("--proba", help="Write a column with the probability of each class.")
     ] = False,
     backend: Annotated[
-        str, typer.Option(help="Such as torch:cuda; `backends` lists them.")
+        str,
+        typer.Option(help="Array library and device, such as torch:cuda; `backends` lists them."),
     ] = "numpy",
     numerics: Annotated[
         str | None,
         typer.Option(
-            help=f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: as trained."
+            help="native: the library's own arithmetic. exact: the same bits everywhere. "
+            "Default: as trained."
         ),
     ] = None,
     separator: Annotated[
-        str | None, typer.Option(help="Of the cells of FILE; by default it is found out.")
+        str | None,
+        typer.Option(help="What stands between the cells of FILE. Default: found from the file."),
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Of a FILE of text, such as cp1252. Default: UTF-8.")
+        str | None,
+        typer.Option(help="The encoding of a text FILE, such as cp1252. Default: UTF-8."),
     ] = None,
 ) -> None:
     """Predict the target of each row of a file with a saved model.
 
     With exact numerics the predictions have the same bits on every backend. If the target is in the
-    file, stderr says how right they are.
+    file, their score is printed on stderr.
     """
     # Everything that can be wrong is found before anything is computed or written.
     require("numpy", "predict")
@@ -125,7 +129,7 @@ def _placed(model: Model, place: Backend) -> Model:
 
 
 def _computed(model: Model, rows: Rows, place: Backend, numerics: Numerics, *, proba: bool) -> Any:
-    """Compute what the network says of all rows, some at a time, with a progress bar."""
+    """Compute predictions for all rows, some at a time, with a progress bar."""
     import numpy as np
 
     widest = max(max(layer.weight.shape) for layer in model.layers)
@@ -148,15 +152,15 @@ def _computed(model: Model, rows: Rows, place: Backend, numerics: Numerics, *, p
             if wrong.any():
                 row = start + int(wrong.argmax()) + 1
                 raise CliError(
-                    f"expected finite predictions, got another for row {row}, whose numbers are "
-                    "too far from those trained on",
+                    f"expected finite predictions, got infinity or NaN for row {row}, whose "
+                    "numbers are too far from those trained on",
                     status=1,
                 )
     return np.concatenate(found)
 
 
 def _write(output: Path | None, given: Answers) -> None:
-    """Write columns, numbers as the shortest that read back the same."""
+    """Write columns, with as few digits as read back the same number."""
     if output is not None and output.suffix.lower() == ".parquet":
         require("polars", "--output FILE.parquet")
         import polars as pl
@@ -178,7 +182,7 @@ def _write(output: Path | None, given: Answers) -> None:
 
 
 def _tell_score(given: Answers, true: Any) -> None:
-    """Say on stderr how right the predictions are, of rows whose target is known."""
+    """Print the score on stderr, over rows whose target is known."""
     import numpy as np
 
     known = np.ones(len(true), dtype=bool)

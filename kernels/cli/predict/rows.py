@@ -28,10 +28,10 @@ class Rows(NamedTuple):
     n
         How many.
     take
-        (start, stop) -> some of them, prepared, NumPy's of shape (stop - start, n_in).
+        (start, stop) -> those rows, prepared, a NumPy array of shape (stop - start, n_in).
     true
-        What is to be predicted, shape (n, columns), if the file has it: labels as text, "" where
-        they are not known; labels 0 and 1; or float64 numbers, NaN where they are not known.
+        The target, shape (n, columns), or None if the file lacks it: classes as text, "" where
+        unknown; labels 0 and 1; or float64 numbers, NaN where unknown.
     """
 
     n: int
@@ -72,7 +72,7 @@ def rows_of(model: Model, path: Path, *, separator: str | None, encoding: str | 
         rows = sheet._replace(frame=part, rows=np.arange(start, stop))
         return features(preparation, rows, model.dtype, strict=False)
 
-    # A missing column is told before anything else, and of all rows those that are odd.
+    # This raises if a column is missing, before any row is looked at.
     take(0, 0)
     check_kinds(preparation, sheet)
     n = sheet.frame.height
@@ -122,7 +122,7 @@ def _tell_unseen(preparation: Preparation, sheet: Sheet) -> None:
             others = int(unseen.sum()) - 1
             more = f" and {others} more row{'s' * (others > 1)}" if others else ""
             place = where(sheet, row, column.name)
-            warn(f"Never seen in training: {cells[row]!r} in {place}{more}; it is 0 in all inputs.")
+            warn(f"Never seen in training: {cells[row]!r} in {place}{more}; its inputs are all 0.")
 
 
 def _column_of_target(preparation: Preparation, sheet: Sheet) -> Any:

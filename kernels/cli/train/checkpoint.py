@@ -1,7 +1,7 @@
-"""Checkpoints of training: files in a folder, from the last whole one of which it goes on.
+"""Checkpoints of training: files in a folder. Training goes on from the last undamaged one.
 
 A checkpoint is one safetensors file, `step-00000040.safetensors`: the network, the losses of all
-steps so far, the settings that decide how training goes on, and hashes that tell damage.
+steps so far, the settings that decide how training goes on, and hashes that reveal damage.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ __all__ = ["Checkpoint", "agree", "newest", "owned", "write"]
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
-# What may change on the way: how far to go, and how it is computed.
+# Settings that may change when training goes on.
 _FREE: tuple[str, ...] = ("epochs", "steps", "backend", "compile", "every")
 
 _STATES = {"sgd": SGDState, "adam": AdamState}
 
 
 class Checkpoint(NamedTuple):
-    """Training as far as it came.
+    """Training up to some step.
 
     Attributes
     ----------
     layers
-        The network: of any library to `write`, of NumPy from `newest`.
+        The network: arrays of any library for `write`, NumPy's from `newest`.
     losses
         The loss before each step from the first, a NumPy array of shape (steps,).
     settings
         How it was trained.
     state
-        Of the optimizer, with arrays of the same library, if it has any.
+        The optimizer's, with arrays of the same library; None if it has no arrays.
     """
 
     layers: tuple[Layer, ...]
@@ -58,7 +58,7 @@ class Checkpoint(NamedTuple):
 
 
 def newest(folder: Path) -> Checkpoint:
-    """Read the last whole checkpoint in a folder, and warn of later ones that are damaged.
+    """Read the last undamaged checkpoint in a folder, and warn of damaged ones after it.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def newest(folder: Path) -> Checkpoint:
 
 
 def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
-    """Take what is given on the command line, and what is not from a checkpoint.
+    """Complete what is given on the command line with the settings of a checkpoint.
 
     Raises
     ------
     CliError
-        If they differ in what decides the result.
+        If they differ in a setting that decides the result.
     """
     # The file may have moved: its hash tells whether it is the same.
     free = _FREE if before.data is None else (*_FREE, "data")
@@ -119,13 +119,13 @@ def agree(given: dict[str, Any], before: Settings, folder: Path) -> Settings:
 def owned(folder: Path, *, resumed: bool) -> Iterator[None]:
     """Make a folder to write checkpoints into, and keep other runs out of it.
 
-    It is cleared of what a killed run left half done.
+    Files that a killed run left unfinished are removed.
 
     Raises
     ------
     CliError
-        If another run writes there, or it holds checkpoints of another run, which are those of any
-        run that is not resumed; or if files cannot be written there.
+        If another run writes there, it holds checkpoints and the run is not resumed from them, or
+        files cannot be written there.
     """
     with as_cli_error(OSError, prefix=f"cannot write into {folder}: "):
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def owned(folder: Path, *, resumed: bool) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder until what is returned is closed, as it is when this process ends."""
+    """Lock a folder until the returned descriptor is closed, or this process ends."""
     try:
         import fcntl
     except ModuleNotFoundError:
@@ -165,16 +165,16 @@ def _prepare(folder: Path, resumed: bool) -> None:
             f"expected a folder without checkpoints as --checkpoint, got {folder} with one of "
             f"step {_step(found[-1])}: go on from it with --resume {folder}"
         )
-    # By `write_tensors`, here and as older versions named them.
+    # Temporary files of `write_tensors`, of this version and older ones.
     for path in folder.glob(".step-[0-9]*.s*.*"):
         path.unlink()
     tempfile.TemporaryFile(dir=folder).close()
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, and remove all but this one and the last whole one before it.
+    """Write a checkpoint, and remove all but this one and the last undamaged one before it.
 
-    To know that it is whole it is read, since those not whole take no place.
+    That one is read, to know that it is undamaged.
 
     Raises
     ------
@@ -229,7 +229,7 @@ def _read(path: Path) -> Checkpoint:
     layers = layers_of(tensors, path, like=like)
     state = kind(len(losses), *nets) if any(nets) else None
     if texts != _sealed(layers, losses, _slots(state), texts["settings"]):
-        raise ValueError(f"expected the content that its hashes are of, got another in {path}")
+        raise ValueError(f"expected content that fits its hashes, got other content in {path}")
     return Checkpoint(layers, losses, settings, state)
 
 
@@ -249,7 +249,7 @@ def _slots(state: SGDState | AdamState | None) -> dict[str, Array]:
 def _sealed(
     layers: tuple[Layer, ...], losses: Any, slots: dict[str, Array], settings: str
 ) -> dict[str, str]:
-    """Put the hash of the network beside the settings, and one of that and all the rest."""
+    """Make the texts: settings, the network's digest, and a hash of these and all other arrays."""
     texts = {"settings": settings, "digest": digest(layers)}
     rest = json.dumps(texts).encode() + to_host(losses).tobytes()
     rest += b"".join(to_host(slots[name]).tobytes() for name in sorted(slots))

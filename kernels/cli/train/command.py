@@ -48,7 +48,7 @@ def train(options: Options) -> None:
 
     Ctrl-C ends training early and keeps what was learned; a second Ctrl-C stops at once.
 
-    With --checkpoint nothing is lost but the steps since the last one, whatever ends the process.
+    With --checkpoint only the steps since the last checkpoint are lost, whatever ends the process.
     """
     # Everything that can be wrong is found before anything is computed or written.
     plan = plan_of(options)
@@ -61,7 +61,7 @@ def train(options: Options) -> None:
             return
         job = job_on(team, plan)
         check_alike(team, job)
-        # What was read makes room for training.
+        # Free the memory of what was read.
         plan = plan._replace(table=None)
         _run(team, plan, job)
 
@@ -119,12 +119,12 @@ def _owned(plan: Plan) -> AbstractContextManager[None]:
 
 
 def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> Callable[..., Fit]:
-    """Make of a `fit` one that writes checkpoints, if that is wanted."""
+    """Make a `fit` write checkpoints, if that is wanted."""
     folder = plan.folder
     if folder is None:
         return training
     keep = partial(_keep, team, folder, job, [job.earlier])
-    # From other steps than those a dual form would not end on the bits of an undisturbed run.
+    # Resumed from another step the dual form would not end on the bits of an undisturbed run.
     period = PERIOD if job.settings.dual else 1
     return in_runs(training, every=-(-job.settings.every // period) * period, keep=keep)
 
@@ -140,7 +140,7 @@ def _keep(
 ) -> None:
     """Write a checkpoint, unless training diverged; `before` is all losses before these."""
     every = before[0] = _joined(before[0], team.backend.to_numpy(losses))
-    # Here, since a lost connection to workers is an OSError too.
+    # Outside the block below, since a lost connection to workers is an OSError too.
     host, *slots = (on_host(team.backend, net) for net in (layers, *state[1:]))
     check_finite(host, every, job.problem)
     if not team.first or (job.settings.dual and len(every) % PERIOD != 0):
@@ -176,7 +176,7 @@ def _where(plan: Plan, steps: int) -> str:
     elif plan.options.save is not None:
         kept = f"saved in {plan.options.save}"
     elif plan.folder is not None:
-        kept = f"not saved, as checkpoints of --dual are of every {PERIOD}th step"
+        kept = f"not saved, as --dual writes checkpoints at every {PERIOD}th step only"
     else:
         kept = "not saved, as --save was not given"
     return f"the network so far is {kept}"

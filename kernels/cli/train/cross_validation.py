@@ -30,7 +30,7 @@ _SEEDS = 2**64
 
 
 def cross_validate(team: Workers, plan: Plan) -> None:
-    """Train a network for each fold, from weights and preparation of its own, and print scores."""
+    """Train a network for each fold, with its own weights and preparation, and print scores."""
     assert plan.table is not None
     assert plan.options.cv is not None
     count, seed = plan.options.cv, plan.settings.seed
@@ -61,7 +61,7 @@ def cross_validate(team: Workers, plan: Plan) -> None:
 
 
 def folds_of(table: Table, count: int, *, seed: int) -> Iterator[tuple[Any, Any]]:
-    """Give for each fold the other rows and its own, with as many of each class as may be.
+    """Give for each fold the rows outside and inside it, with classes shared out evenly.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def folds_of(table: Table, count: int, *, seed: int) -> Iterator[tuple[Any, Any]
     count
         How many folds.
     seed
-        Of the order in which rows are dealt out.
+        Decides the order in which rows are dealt out.
     """
     import numpy as np
 
@@ -82,7 +82,7 @@ def folds_of(table: Table, count: int, *, seed: int) -> Iterator[tuple[Any, Any]
     n = len(table.y)
     if count > n:
         raise CliError(f"expected --cv of at most {n}, the rows of {table.name}, got {count}")
-    # As `split` deals them out, and not by a generator of scikit-learn's.
+    # In the order of `split`, which is the same on every machine.
     order: Any = permutation(n, seed=seed, stream=2**31 - 1, like=np.zeros(0))
     if table.classes:
         fewest, most = (int(each(np.bincount(table.y))) for each in (np.min, np.max))

@@ -37,17 +37,17 @@ class Job(NamedTuple):
     problem
         With the network to start from.
     settings
-        All known, as a checkpoint has them.
+        Complete, as in a checkpoint.
     earlier
         The losses of the steps that are done.
     total
         How many steps there are in all.
     state
-        Of the optimizer after the steps that are done, if it has one.
+        The optimizer's after the steps that are done, if it has arrays.
     preparation
         What was done to the columns of a file.
     prepared
-        The same in sentences, and what was done to cells and rows.
+        The same in words, and what was done to cells and rows.
     """
 
     problem: Problem
@@ -71,7 +71,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
     if model is not None and resume is not None:
         scaled = check_resumed(resume, model, name_of(problem.loss), preparation)
         if scaled and team.first:
-            warn(f"Scaled otherwise than for the network in {resume}: {listed(scaled)}.")
+            warn(f"Scaled differently than for the network in {resume}: {listed(scaled)}.")
     if initial is not None:
         if sizes_of(initial) != sizes_of(problem.layers):
             raise CliError(
@@ -86,7 +86,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
     settings = _settled(settings, plan, problem, total)
     if before is not None and settings.data_sha256 != before.settings.data_sha256:
         raise CliError(
-            f"expected the data that the checkpoint in {resume} is of, got another content in "
+            f"expected the data that the checkpoint in {resume} was trained on, got others in "
             f"{settings.data}"
         )
     earlier: Any = () if before is None else before.losses
@@ -104,7 +104,7 @@ def job_on(team: Workers, plan: Plan) -> Job:
 
 
 def target_of(job: Job) -> Target | None:
-    """Say what is known of a target in a file."""
+    """Give what was learned of the target in a file of columns, or None."""
     return None if job.preparation is None else job.preparation.target
 
 
@@ -190,7 +190,7 @@ def _problem(
 
 
 def _adopt(place: Backend) -> Callable[..., Array]:
-    """Bring what nobody else has to a backend, in place if its library can.
+    """Bring arrays that nobody else holds to a backend, without a copy if its library can.
 
     A second copy of the features would be most of the memory that training takes.
     """
@@ -201,7 +201,7 @@ def _adopt(place: Backend) -> Callable[..., Array]:
 
 
 def _settled(settings: Settings, plan: Plan, problem: Problem, total: int) -> Settings:
-    """Put in what was decided where nothing was given, so that a checkpoint has it."""
+    """Complete the settings by what was decided where nothing was given."""
     settings = settings._replace(
         hidden=sizes_of(problem.layers)[1:-1],
         epochs=None,

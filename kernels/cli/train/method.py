@@ -1,4 +1,4 @@
-"""How `train` trains: optimizer, schedule and activation, as options name them."""
+"""How `train` trains: optimizer, schedule and activation from the options."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .settings import Settings
 
 __all__ = ["ADAM_RATE", "TO_AN_END", "activation_of", "check_method", "method_of", "shown_method"]
 
-# Of Adam, whatever the data.
+# The default learning rate of Adam, whatever the data.
 ADAM_RATE = 1e-3
 
-# Schedules whose rates depend on how many steps there are in all.
+# Schedules that depend on how many steps there are in all.
 TO_AN_END = ("exponential", "linear", "cosine")
 
-# What is left of an exponential's rate at the end, which cannot be nothing.
+# The part of an exponential's rate that is left at the end, which cannot be 0.
 _LEAST = 0.01
 
 _OPTIMIZERS = ("sgd", "adam")
@@ -47,7 +47,7 @@ _FIELDS = (
     "dual",
 )
 
-# What an option needs another to be.
+# What an option needs: the other option, and its values.
 _NEEDS = {
     "momentum": ("optimizer", ("sgd",)),
     "dual": ("optimizer", ("sgd",)),
@@ -60,7 +60,7 @@ _NEEDS = {
 
 
 def check_method(settings: Settings) -> None:
-    """Raise `CliError` unless these can be had, and together."""
+    """Raise `CliError` unless these options are valid, and together."""
     choose("--optimizer", settings.optimizer, _OPTIMIZERS)
     choose("--activation", settings.activation, _ACTIVATIONS)
     choose("--schedule", settings.schedule, _SCHEDULES)
@@ -112,7 +112,7 @@ def method_of(settings: Settings, total: int) -> dict[str, Any]:
 
 
 def _rate_of(settings: Settings, total: int) -> float | Schedule:
-    """Make the schedule, which falls to the last step from the one that a warm-up ends with."""
+    """Make the schedule, which falls from the end of the warm-up to the last step."""
     rate: Any = settings.learning_rate
     name, warmup = settings.schedule, settings.warmup
     if name in TO_AN_END:

@@ -1,7 +1,7 @@
-"""A trained network with what it takes to predict: one safetensors file, which runs no code.
+"""A trained network with what prediction needs: one safetensors file, which runs no code.
 
-The texts of the file, beside the seal of `kernels.storage`, say how the network was trained, and
-what is to be done to new rows before it sees them.
+The texts of the file, besides the hash of `kernels.storage`, say how the network was trained, and
+how new rows are prepared for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .targets import LOSSES
 
 __all__ = ["Model", "check_resumed", "read_model", "save_model"]
 
-# Of the texts. Another number is of a program that this one cannot know.
+# The version of the texts. A file with another was written by a later program.
 _VERSION = "1"
 
 _DTYPES = {"F32": "float32", "F64": "float64"}
@@ -36,13 +36,13 @@ class Model(NamedTuple):
     layers
         The network.
     activation
-        Between the layers, one of `kernels.activations` by its name.
+        The name of one of `kernels.activations`, between the layers.
     loss
-        One of `LOSSES` by its name, or None in a file of `kernels.save` or of an older version.
+        The name of one of `LOSSES`; None in a file of `kernels.save` or of an older version.
     numerics
-        One of `NUMERICS` by its name, or None likewise.
+        The name of one of `NUMERICS`; None likewise.
     preparation
-        Of rows, or None if the network takes them as they are.
+        What is done to rows, or None if the network takes them as they are.
     """
 
     layers: tuple[Layer, ...]
@@ -85,7 +85,7 @@ def read_model(path: Path) -> Model:
     Raises
     ------
     CliError
-        If there is no such file, or if it is damaged, of another version or no network.
+        If there is no such file, or it is damaged, of another version or not a network.
     """
     import numpy as np
 
@@ -112,9 +112,9 @@ def read_model(path: Path) -> Model:
 
 
 def _described(path: Path, model: Model, texts: dict[str, str]) -> Model:
-    """Put in what the texts say; raise `CliError` if they are not those of `save_model`."""
+    """Add what the texts say; raise `CliError` if `save_model` did not write them."""
     if texts.get("digest") != digest(model.layers):
-        raise CliError(f"expected the network that its digest is of, got another in {path}")
+        raise CliError(f"expected a network that fits its digest, got another in {path}")
     for name, known in (("loss", LOSSES), ("numerics", NUMERICS)):
         if texts.get(name) not in known:
             raise CliError(
@@ -154,17 +154,17 @@ def _check_outputs(path: Path, model: Model, loss: str, target: Target) -> None:
 
 
 def check_resumed(path: Path, model: Model, loss: str, now: Preparation | None) -> list[str]:
-    """See that data are prepared to the inputs and outputs of the model that training goes on from.
+    """Check that data have the inputs and outputs of the model that training goes on from.
 
     Returns
     -------
     list of str
-        The columns that are scaled otherwise, since other rows are trained on.
+        The columns that are scaled differently, since other rows are trained on.
 
     Raises
     ------
     CliError
-        If inputs, outputs or loss are others.
+        If inputs, outputs or loss differ.
     """
 
     def refuse(expected: str, got: str) -> None:

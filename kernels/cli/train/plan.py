@@ -1,4 +1,4 @@
-"""What to do, after all that can be wrong with it has been looked for and nothing computed."""
+"""Check what was asked for, and plan it, before anything is computed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PROBLEMS = ("digits", "tutorial")
 
 
 class Plan(NamedTuple):
-    """A training run on no backend yet.
+    """A training run, before its data are on a backend.
 
     Attributes
     ----------
     options
         As they were given.
     settings
-        What decides the run: from a checkpoint, as far as it was not given.
+        What decides the run: the options, and the checkpoint's settings for those not given.
     table
         A user's own data.
     before
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     stamps
         Of the files of the data before they were read.
     rows
-        The training samples of the table and those held out; None is the usual fifth held out.
+        The rows of the table to train on and to hold out; None holds a fifth out.
     """
 
     options: Options
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(options: Options) -> Plan:
-    """Read what is to be read, and see that what is to be written can be."""
+    """Read the data and the checkpoint, and check that outputs can be written."""
     given = given_of(options)
     _check_cv(options)
     for name in ("save", "resume", "checkpoint"):
@@ -61,7 +61,7 @@ def plan_of(options: Options) -> Plan:
     require("numpy", "training")
     before, settings, folder = None, Settings(**given), options.checkpoint
     if _starts_again() and folder is not None and any(folder.glob("step-*")):
-        # Nothing that was not given may be another run's.
+        # All settings count as given, so that another run's checkpoint is refused.
         given = {name: value for name, value in settings._asdict().items() if value is not None}
         options = options._replace(resume=folder)
     if options.resume is not None and os.path.isdir(options.resume):
@@ -92,7 +92,7 @@ def _starts_again() -> bool:
 
 
 def _check_cv(options: Options) -> None:
-    """Raise if cross-validation is asked for with what it has not."""
+    """Raise `CliError` if --cv comes with options that it does not take."""
     if options.cv is None:
         return
     if options.data is None:
@@ -105,7 +105,7 @@ def _check_cv(options: Options) -> None:
 
 
 def _check_outputs(options: Options, source: Path | None, folder: Path | None) -> None:
-    """Raise unless both outputs can be written, without touching them."""
+    """Raise `CliError` unless both outputs can be written; they are not touched."""
     save, plot = options.save, options.plot
     resume, saved, kept = (
         None if path is None else path.resolve() for path in (options.resume, save, folder)

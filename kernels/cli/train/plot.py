@@ -1,4 +1,4 @@
-"""A run as a figure: the loss of every step, and what was predicted of the samples held out."""
+"""A run as a figure: the loss of every step, and predictions for the samples held out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .running import Scores
 
 __all__ = ["draw"]
 
-# More are no matrix that can be read, and far more none that fits in memory.
+# A confusion matrix of more classes cannot be read, and of far more does not fit in memory.
 _MOST_CLASSES = 100
 
-# Of as many, each cell of the matrix has room for its number and each class for its name.
+# Up to so many classes there is room for the number in each cell and for names.
 _MOST_NAMES = 20
 
 # Characters.
@@ -30,8 +30,8 @@ def draw(
 ) -> None:
     """Draw into a file of a format that matplotlib knows by its suffix.
 
-    Beside the losses stands, of the samples held out, a confusion matrix of classes, or what was
-    predicted of numbers against what is true.
+    Beside the losses it shows, for the samples held out, a confusion matrix of classes, or
+    predicted against true numbers.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def draw(
     losses
         The loss before each step, a NumPy array of shape (steps,).
     scores
-        With what was predicted of the samples held out, if any were.
+        With the predictions for the samples held out, if any were.
     classes
-        The label of each class; none of labels in several columns, and of numbers.
+        The label of each class; empty for labels in several columns, and for numbers.
     title, loss_name
         What was trained, and what the loss is.
     """
@@ -99,10 +99,10 @@ def _plain(text: str, longest: int) -> str:
 
 
 def _draw_numbers(axes: Any, target: Any, predicted: Any) -> None:
-    """Draw what was predicted against what is true; several targets are drawn together."""
+    """Draw predicted against true numbers, all targets together."""
     from sklearn.metrics import PredictionErrorDisplay
 
-    # As a picture, since a file of lines would have one for every sample.
+    # Rasterized, since a vector file would have a shape for every sample.
     points = {"s": 12, "alpha": 0.5, "rasterized": True}
     display = PredictionErrorDisplay(y_true=target.ravel(), y_pred=predicted.ravel())
     display.plot(ax=axes, kind="actual_vs_predicted", scatter_kwargs=points)

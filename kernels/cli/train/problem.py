@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
     preparation
         What was done to the columns; None if the data were prepared already.
     lines
-        The same in sentences, and what was done to cells and rows.
+        The same in words, and what was done to cells and rows.
     """
 
     problem: Problem
@@ -59,9 +59,9 @@ def make_problem(
 ) -> Prepared:
     """Prepare the columns, hold a fifth of the rows out, and choose a learning rate.
 
-    Data that are prepared already are all trained on, and in one batch by default.
+    Data that are prepared already are all used for training, by default in one batch.
 
-    What is done to columns is learned from the training rows. Counts and labels stay as they are.
+    How to prepare columns is learned from the training rows. Counts and labels stay as they are.
 
     Parameters
     ----------
@@ -70,19 +70,19 @@ def make_problem(
     asarray
         (host, dtype) -> array: a backend's.
     adopt
-        The same, which may go on with the memory that it is given; if None that.
+        Like `asarray`, but it may keep the memory it is given; if None, `asarray`.
     dtype
         "float32" or "float64".
     hidden
         Units of the hidden layers.
     batch_size
-        Samples in a batch; if None 32, or of prepared data all.
+        Samples in a batch; if None 32, or all of prepared data.
     seed
-        Of the split and the initial weights.
+        Decides the split and the initial weights.
     loss
         One of `LOSSES`; if None that of the target.
     rows
-        The training rows and those held out, instead of the fifth.
+        The training rows and those held out; None holds a fifth out.
     """
     sheet = table.x
     if not isinstance(sheet, Sheet) or table.target is None:
@@ -126,7 +126,7 @@ def make_problem(
 
 
 def _standardised(table: Table, target: Target, train: Any, dtype: str) -> tuple[Any, Target]:
-    """Standardise what is predicted."""
+    """Standardise the target."""
     import numpy as np
 
     scales = [scale_of(column[train]) for column in table.y.T]

@@ -1,4 +1,4 @@
-"""What a run did, as a table or JSON."""
+"""The report of a run, as a table or JSON."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ __all__ = [
     "report_table",
 ]
 
-
-# Of what was done to columns.
+# Lines about the preparation of columns.
 _MOST_LINES = 24
 
 
@@ -56,15 +55,15 @@ class Report(NamedTuple):
     dual, weights
         Options of `train`.
     method
-        What differs from plain gradient descent with relu, in words.
+        How training differs from plain gradient descent with relu, in words.
     resumed
         The file or folder that training started from.
     steps, steps_asked
-        How many were done, and how many would have been without Ctrl-C.
+        How many were done, and how many were to be done.
     loss_name
         What the loss is.
     losses
-        Some of the steps, from 1, and the loss of their batch before them.
+        Some steps, counted from 1, and the loss of the batch before each.
     final_loss
         Over all training samples, after the last step.
     held_out
@@ -79,7 +78,7 @@ class Report(NamedTuple):
     preparation
         What was done to the columns of a file.
     prepared
-        The same in sentences, and what was done to cells and rows.
+        The same in words, and what was done to cells and rows.
     """
 
     problem: str
@@ -177,7 +176,7 @@ def as_json(fields: dict[str, Any]) -> str:
 
 
 def fields_of(report: Report) -> dict[str, Any]:
-    """Make of a report what JSON knows."""
+    """Make dictionaries and lists of a report, for JSON."""
     preparation = report.preparation
     return report._asdict() | {
         "preparation": None if preparation is None else as_fields(preparation)
@@ -185,7 +184,7 @@ def fields_of(report: Report) -> dict[str, Any]:
 
 
 def report_table(console: Console, report: Report) -> None:
-    """Print a report: the loss on its way, then what there is to know about the run."""
+    """Print a report: the loss at some steps, then the facts of the run."""
     losses = make_table("step", f"{report.loss_name} before it")
     for step, loss in report.losses:
         losses.add_row(str(step), "not finite" if loss is None else f"{loss:.6g}")
@@ -195,7 +194,7 @@ def report_table(console: Console, report: Report) -> None:
 
 
 def facts_table(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    """Print facts with their labels, which are so short that a digest fits into 80 characters."""
+    """Print facts with labels so short that a digest fits into 80 characters."""
     table = make_table()
     for label, value in facts:
         table.add_row(label, value)

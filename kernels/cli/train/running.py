@@ -1,4 +1,4 @@
-"""Training with a progress bar, a clock and a way to stop it, and the scores afterwards."""
+"""Train with a progress bar, timing and Ctrl-C, and compute scores afterwards."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ __all__ = [
     "on_host",
 ]
 
-# Of the widest layer that are computed together, where a network only predicts.
+# Elements of the widest layer that are computed together in predictions.
 MOST_ELEMENTS = 2**22
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class Trained(NamedTuple):
-    """What training gave, and how long it took.
+    """The result of training, and how long it took.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Trained(NamedTuple):
     warm_up
         How many of the first steps may have compiled something; 0 if there were no others.
     warm_up_seconds, seconds_per_step
-        The time of those steps together, and of each other step in the mean; None if there were
+        The time of those steps together, and the mean time of the other steps; None if there were
         no steps to do.
     """
 
@@ -83,7 +83,7 @@ class Scores(NamedTuple):
         The scores on the samples held out, but for their number none if not all predictions are
         finite; or None if none were held out.
     predicted, target
-        What was predicted of those and what is true, on the host: class indices of shape (n,),
+        Predictions for those samples and the truth, on the host: class indices of shape (n,),
         labels 0 and 1 of shape (n, n_out), or numbers of that shape in their own unit. None without
         scores.
     """
@@ -98,7 +98,7 @@ class Scores(NamedTuple):
 def note_ctrl_c() -> Iterator[Event]:
     """Note the first Ctrl-C in an event; a second is the usual KeyboardInterrupt.
 
-    A process that is not to note it, but to end, has the system's own handler.
+    A process with the system's own handler is meant to end, and keeps it.
     """
     interrupted = Event()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -122,7 +122,7 @@ def in_runs(
     every: int,
     keep: Callable[[tuple[Layer, ...], Array, Any], object],
 ) -> Callable[..., Fit]:
-    """Make of a `fit` another that stops at each multiple of `every` steps and goes on.
+    """Make a `fit` that stops at each multiple of `every` steps, calls `keep`, and goes on.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def fit_timed(
             bar.update(task, completed=start + done, loss=f"{float(loss):.4g}")
             shown = time.perf_counter()
 
-    # A diverging network overflows, which is reported once and in words.
+    # A diverging network overflows, which `check_finite` reports.
     with (
         bar,
         np.errstate(over="ignore", invalid="ignore"),
@@ -258,7 +258,7 @@ def fit_timed(
 
 @contextmanager
 def _compiler_errors(place: Backend, compile: bool) -> Iterator[None]:
-    """Say that it was the compiler that failed: many need tools that are not installed."""
+    """Say that the compiler failed: many need tools that may not be installed."""
     if not compile:
         yield
         return
@@ -283,7 +283,7 @@ def measure(
     size = max(1, MOST_ELEMENTS // widest)
 
     def predict(x: Array) -> Array:
-        # In parts, since all layers of all samples may be larger than what was read.
+        # In parts, since all layers of all samples may need more memory than the data.
         starts = range(0, max(x.shape[0], 1), size)
         parts = [x] if len(starts) == 1 else [x[start : start + size, ...] for start in starts]
         found = [
@@ -307,11 +307,11 @@ def measure(
 
 
 def _told(problem: Problem, output: Any, y: Any, target: Target | None) -> tuple[Any, Any]:
-    """Make of outputs and targets what `Scores` has."""
+    """Convert outputs and targets to the predictions and the truth of `Scores`."""
     import numpy as np
 
     if problem.loss is logistic_cross_entropy:
-        # A label, or the second of two classes, is told by a logit above 0.
+        # A logit above 0 says that the label is present, or that it is the second of two classes.
         told = (output > 0.0).astype(np.int64)
         return told, y.reshape(told.shape).astype(np.int64)
     if y.ndim == 1:
@@ -335,7 +335,7 @@ def on_host(place: Backend, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
 def check_finite(
     layers: tuple[Layer, ...], losses: Any, problem: Problem, final_loss: float = 0.0
 ) -> None:
-    """Raise `CliError` if training diverged, from what is on the host."""
+    """Raise `CliError` if training diverged; arrays are on the host."""
     import numpy as np
 
     parameters: list[Any] = [a for layer in layers for a in layer if a is not None]

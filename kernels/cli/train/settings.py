@@ -18,14 +18,14 @@ _MAX_UNITS = 1_000_000
 
 
 class Settings(NamedTuple):
-    """What decides a training run: options of `train`, None where they were not given.
+    """What decides a training run: options of `train`, None or the default where not given.
 
-    In a checkpoint all are known, and `steps` has taken the place of `epochs`.
+    A checkpoint has all of them, with `steps` instead of `epochs`.
 
     Attributes
     ----------
     data_sha256
-        Of the file `data`.
+        The SHA-256 of the file `data`.
     """
 
     problem: str | None = None
@@ -88,9 +88,9 @@ class Options(NamedTuple):
         Path | None,
         _option(
             "Data",
-            "Your own file; needs --target. CSV and the like with a header row, maybe as .gz or "
-            ".zst, Parquet, Arrow, Feather, or .npz. Or a DIR with x.npy and y.npy, which are "
-            "taken as they are; with --engine dask they may be larger than a worker's memory.",
+            "Your own file, with --target: CSV or similar text with a header row (also as .gz or "
+            ".zst), Parquet, Arrow, Feather or .npz. Or a DIR with x.npy and y.npy, which are not "
+            "prepared; with --engine dask they may be larger than a worker's memory.",
         ),
     ] = None
     target: Annotated[
@@ -102,29 +102,31 @@ class Options(NamedTuple):
         _option(
             "Data",
             "How much each sample counts, 0 or more: the header of another column, or the key of "
-            "another array. Default: each as much as any other.",
+            "another array. Default: all count the same.",
         ),
     ] = None
     drop: Annotated[
         list[str] | None,
-        _option("Data", "The header of a column to leave out; give it once for each."),
+        _option("Data", "The header of a column to leave out; may be given again."),
     ] = None
     separator: Annotated[
         str | None,
         _option(
-            "Data", "Of the cells of a file of text: ';', tab, space or other. Default: found out."
+            "Data",
+            "What stands between the cells of a text file: ';', tab, space or another character. "
+            "Default: found from the file.",
         ),
     ] = None
     encoding: Annotated[
         str | None,
-        _option("Data", "Of a file of text, such as cp1252 or latin-1. Default: UTF-8."),
+        _option("Data", "The encoding of a text file, such as cp1252. Default: UTF-8."),
     ] = None
     task: Annotated[
         str | None,
         _option(
             "Data",
-            "classification or regression; by default integers and text are classes, real "
-            "numbers are not.",
+            "classification or regression. Default: classification for integers and text, "
+            "regression for real numbers.",
         ),
     ] = None
     loss: Annotated[
@@ -132,16 +134,16 @@ class Options(NamedTuple):
         _option(
             "Data",
             "squared_error (default for numbers), softmax_cross_entropy (default for classes), "
-            "logistic_cross_entropy (of two classes, or of labels 0 and 1 in several columns) or "
-            "poisson (of counts).",
+            "logistic_cross_entropy (for two classes, or for labels 0 and 1 in several columns) or "
+            "poisson (for counts).",
         ),
     ] = None
     cv: Annotated[
         int | None,
         _option(
             "Data",
-            "Cross-validate: cut the file into this many folds, each of which is held out "
-            "once, from the training of a network of its own. Only the scores are kept.",
+            "Cross-validate: cut the file into this many folds, and score on each a network that "
+            "is trained on the others. Only the scores are kept.",
             min=2,
         ),
     ] = None
@@ -154,15 +156,32 @@ class Options(NamedTuple):
         ),
     ] = None
     epochs: Annotated[
-        int | None, _option("Network", "How many times to take every sample.", min=1)
+        int | None,
+        _option(
+            "Network",
+            "How many times to take every sample. Default: 30 for digits, 100 for --data.",
+            min=1,
+        ),
     ] = None
     steps: Annotated[
-        int | None, _option("Network", "How many batches to take, instead of --epochs.", min=1)
+        int | None,
+        _option(
+            "Network",
+            "How many batches to take, instead of --epochs. Default: 500 for tutorial.",
+            min=1,
+        ),
     ] = None
-    batch_size: Annotated[int | None, _option("Network", "Samples in a batch.", min=1)] = None
+    batch_size: Annotated[
+        int | None,
+        _option(
+            "Network",
+            "Samples in a batch. Default: 64 for digits, 32 for a file of --data, else all.",
+            min=1,
+        ),
+    ] = None
     learning_rate: Annotated[
         float | None,
-        _option("Network", "Default: suited to the data, or 0.001 with --optimizer adam."),
+        _option("Network", "Above 0. Default: suited to the data, or 0.001 for adam."),
     ] = None
     optimizer: Annotated[
         str | None, _option("Network", f"sgd or adam. Default: {_DEFAULT.optimizer}.")
@@ -171,46 +190,55 @@ class Options(NamedTuple):
         str | None,
         _option(
             "Network",
-            "How the learning rate falls: constant, inverse (by a power of the step), or to the "
-            f"last step, exponential, linear or cosine. Default: {_DEFAULT.schedule}.",
+            "How the learning rate falls: constant, inverse (divided by a power of the step), or "
+            "exponential, linear or cosine until the last step. Default: "
+            f"{_DEFAULT.schedule}.",
         ),
     ] = None
     final: Annotated[
         float | None,
         _option(
             "Network",
-            "What part of the learning rate is left at the last step. Default: 0, or 0.01 with "
-            "--schedule exponential.",
+            "The part of the learning rate that is left at the last step, from 0 to 1. Default: 0, "
+            "or 0.01 with --schedule exponential.",
         ),
     ] = None
     power: Annotated[
         float | None,
         _option(
             "Network",
-            f"Of the step, by which --schedule inverse divides. Default: {_DEFAULT.power}.",
+            f"The power of the step in --schedule inverse. Default: {_DEFAULT.power}.",
         ),
     ] = None
     warmup: Annotated[
         int | None,
         _option(
             "Network",
-            f"Steps in which the learning rate rises first. Default: {_DEFAULT.warmup}.",
+            f"Steps at the start in which the learning rate rises. Default: {_DEFAULT.warmup}.",
             min=0,
         ),
     ] = None
     momentum: Annotated[
-        float | None, _option("Network", f"Of sgd, below 1. Default: {_DEFAULT.momentum}.")
+        float | None,
+        _option("Network", f"Momentum of sgd, below 1. Default: {_DEFAULT.momentum}."),
     ] = None
     nesterov: Annotated[
-        bool | None, _option("Network", "Look ahead along the momentum. Default: --no-nesterov.")
+        bool | None,
+        _option("Network", "Use Nesterov's momentum, with --momentum. Default: --no-nesterov."),
     ] = None
     beta1: Annotated[
         float | None,
-        _option("Network", f"Of adam's mean, below 1. Default: {_DEFAULT.beta1}."),
+        _option(
+            "Network",
+            f"How adam's mean of gradients decays, below 1. Default: {_DEFAULT.beta1}.",
+        ),
     ] = None
     beta2: Annotated[
         float | None,
-        _option("Network", f"Of adam's mean of squares, below 1. Default: {_DEFAULT.beta2}."),
+        _option(
+            "Network",
+            f"How adam's mean of squared gradients decays, below 1. Default: {_DEFAULT.beta2}.",
+        ),
     ] = None
     epsilon: Annotated[
         float | None,
@@ -218,10 +246,15 @@ class Options(NamedTuple):
     ] = None
     weight_decay: Annotated[
         float | None,
-        _option("Network", f"Of weights, not biases. Default: {_DEFAULT.weight_decay}."),
+        _option(
+            "Network",
+            "As in torch's SGD, or AdamW for adam; of weights, not biases. Default: "
+            f"{_DEFAULT.weight_decay}.",
+        ),
     ] = None
     max_norm: Annotated[
-        float | None, _option("Network", "Scale larger gradients down to this norm.")
+        float | None,
+        _option("Network", "Scale gradients of a larger norm down to this. Default: no limit."),
     ] = None
     activation: Annotated[
         str | None,
@@ -235,7 +268,7 @@ class Options(NamedTuple):
         float | None,
         _option(
             "Network",
-            "Add half of this times the sum of squared weights to the loss. Default: "
+            "Add half of this times the sum of squared weights, not biases, to the loss. Default: "
             f"{_DEFAULT.l2}.",
         ),
     ] = None
@@ -244,7 +277,7 @@ class Options(NamedTuple):
         _option(
             "Network",
             "Train the first layer in the space of the samples: the same algebra, faster with "
-            "more features than samples. Not of adam. Default: --no-dual.",
+            "more features than samples. Not with adam. Default: --no-dual.",
         ),
     ] = None
     seed: Annotated[
@@ -261,7 +294,8 @@ class Options(NamedTuple):
         str | None,
         _option(
             "Arithmetic",
-            f"Such as torch:cuda; `backends` lists them. Default: {_DEFAULT.backend}.",
+            "Array library and device, such as torch:cuda; `backends` lists them. Default: "
+            f"{_DEFAULT.backend}.",
         ),
     ] = None
     dtype: Annotated[
@@ -275,15 +309,16 @@ class Options(NamedTuple):
         str | None,
         _option(
             "Arithmetic",
-            f"What a product and a sum are: {' or '.join(NUMERICS)}. Default: {_DEFAULT.numerics}.",
+            "native: the library's own arithmetic. exact: the same bits on every library and "
+            f"device. Default: {_DEFAULT.numerics}.",
         ),
     ] = None
     engine: Annotated[
         str | None,
         _option(
             "Arithmetic",
-            f"Split every batch among the workers of {' or '.join(ENGINES)}; --backend may name "
-            "their kind of device.",
+            f"Split every batch among workers of {', '.join(ENGINES[:-1])} or {ENGINES[-1]}; "
+            "--backend may name their device, such as torch:cuda.",
         ),
     ] = None
     workers: Annotated[
@@ -320,15 +355,15 @@ class Options(NamedTuple):
         _option(
             "Output",
             "Start from the network in this FILE (keep --seed, so that the same fifth stays held "
-            "out); or go on from the last checkpoint in this DIR, which has all other options, and "
-            "write more there.",
+            "out). Or go on from the last checkpoint in this DIR: options that are not given are "
+            "those of the checkpoint, and new checkpoints are written there.",
         ),
     ] = None
     checkpoint: Annotated[
         Path | None,
         _option(
             "Output",
-            "Write checkpoints into this DIR, of which the last two are kept.",
+            "Write checkpoints into this DIR; the last two are kept.",
             readable=False,
         ),
     ] = None
@@ -336,7 +371,7 @@ class Options(NamedTuple):
         int | None,
         _option(
             "Output",
-            "Steps between two checkpoints; of --dual the next multiple of 256. Default: "
+            "Steps between two checkpoints; --dual takes the next multiple of 256. Default: "
             f"{_DEFAULT.every}.",
             min=1,
         ),
@@ -345,7 +380,7 @@ class Options(NamedTuple):
         Path | None,
         _option(
             "Output",
-            "Draw the loss of every step into this FILE.png, and of the samples held out a "
+            "Draw into this FILE.png the loss of every step and, for the samples held out, a "
             "confusion matrix of classes or predicted against true numbers.",
             readable=False,
         ),
@@ -354,7 +389,7 @@ class Options(NamedTuple):
 
 
 def given_of(options: Options) -> dict[str, Any]:
-    """Take what was given of `Settings`, as they have it."""
+    """Make fields of `Settings` from the options that were given."""
     if options.steps is not None and options.epochs is not None:
         raise CliError(
             f"expected --steps or --epochs, got both, {options.steps} and {options.epochs}"
@@ -376,7 +411,7 @@ def given_of(options: Options) -> dict[str, Any]:
 
 
 def with_engine(settings: Settings, options: Options) -> Settings:
-    """Check the options of an engine, and put in what follows from it."""
+    """Check the options of an engine, and put in the settings that follow from it."""
     engine, workers = options.engine, options.workers
     choose("--dtype", settings.dtype, DTYPES)
     choose("--numerics", settings.numerics, tuple(NUMERICS))
@@ -396,7 +431,7 @@ def with_engine(settings: Settings, options: Options) -> Settings:
         raise CliError(f"--engine {engine} needs --backend {engine}, got {backend}")
     if engine == "dask" and options.compile:
         raise CliError("--engine dask has arrays that --compile cannot compile")
-    # A checkpoint says whether another engine compiled, which always is JAX's.
+    # The checkpoint of another engine, such as JAX, which always compiles, decides nothing here.
     own = options.compile or settings.backend.partition(":")[0] == engine
     compile = engine == "jax" or (engine == "torch" and settings.compile and own)
     return settings._replace(backend=backend, compile=compile)
@@ -415,7 +450,7 @@ def _parse_hidden(hidden: str) -> tuple[int, ...]:
 
 
 def parse_separator(separator: str) -> str:
-    """Take a tab and a space also by their names."""
+    """Return one character; a tab and a space may be given by their names."""
     found = {"tab": "\t", r"\t": "\t", "space": " "}.get(separator, separator)
     if len(found.encode()) != 1 or found in '"\r\n':
         raise CliError(f"expected --separator to be one character, tab or space, got {separator!r}")

@@ -1,4 +1,4 @@
-"""What is learned: the loss, the targets and outputs that it takes, and a learning rate for it."""
+"""The loss of `train`, its targets and outputs, and a learning rate for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _TASKS = {
 
 
 def task_for(loss: str | None, task: str | None) -> str | None:
-    """Say how to read a target; raise `CliError` unless the loss is one, and of this task."""
+    """Say how to read a target; raise `CliError` unless the loss is known and fits the task."""
     if loss is None:
         return task
     own = _TASKS[choose("--loss", loss, tuple(LOSSES))]
@@ -63,23 +63,23 @@ def name_of(loss: Loss) -> str:
 
 
 def task_of(loss: Loss) -> str:
-    """Say whether it is of classes or of numbers."""
+    """Name the task of a loss: "classification" or "regression"."""
     return _TASKS[name_of(loss)]
 
 
 def learned(loss: str | None, name: str, y: Any, classes: tuple[str, ...]) -> tuple[Loss, int]:
-    """Find the loss, and how many outputs it takes; raise `CliError` if the target is not of it.
+    """Find the loss, and the number of outputs; raise `CliError` if the target does not fit.
 
     Parameters
     ----------
     loss
-        One of `LOSSES`; None is that of the target.
+        One of `LOSSES`; None for the usual one of the target.
     name
         The file.
     y
         Class indices, or numbers of shape (n, targets), on the host.
     classes
-        The label of each class; none of numbers.
+        The label of each class; empty for numbers.
     """
     if loss == "logistic_cross_entropy" and classes:
         if len(classes) != 2:

@@ -1,4 +1,4 @@
-"""`python -m kernels train --workers`: joining an engine's workers, and starting those of torch."""
+"""`python -m kernels train --workers`: join an engine's workers, and start those of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LOST = 75
 
 _MAX_STARTS = 4
 
-# Seconds within which the first worker on a machine fails too, if all do.
+# If all workers fail, the first one on a machine does so within so many seconds.
 _PATIENCE = 15
 
 
@@ -68,8 +68,8 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
         # Whoever started the workers knows which one it was.
         raise typer.Exit(_LOST) from None
     except CliError:
-        # What is wrong for one worker is mostly so for all. One on each machine says it, and must
-        # end first: torchrun then ends the others, and one speaks only where it alone failed.
+        # A mistake is mostly the same for all workers. So the first on each machine prints it and
+        # ends first, on which torchrun ends the others. Another prints it only if it alone failed.
         if launched and os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(_PATIENCE)
         raise
@@ -110,7 +110,7 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
         if team.compile is not None:
             compile = team.compile
             if not placed or placed[0] is not x:
-                # Lazy libraries would draw them anew for each batch.
+                # Lazy libraries would compute them anew for each batch.
                 keep = team.shard if batch_size is None else compile(lambda a: a)
                 weight = None if sample_weight is None else keep(sample_weight)
                 placed[:] = x, keep(x), keep(y), weight
@@ -131,7 +131,7 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
 
 
 def must_launch(engine: str | None) -> bool:
-    """Say whether the engine's workers are processes that nobody has started."""
+    """Say whether the engine's workers are processes that are still to be started."""
     return engine == "torch" and not _is_launched(engine)
 
 
@@ -158,7 +158,7 @@ def run_launched(options: Options, checkpoint: Path | None) -> int:
             return 0
         worker, status = ended
         if status > 0 and worker == 0:
-            # The first worker has told why.
+            # The first worker has printed why.
             return status
         how = (
             f"was killed by {signal.Signals(-status).name}"
