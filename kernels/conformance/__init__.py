@@ -1,7 +1,7 @@
-"""Whether an array library can train: the kernel on it and on NumPy in lockstep.
+"""Check whether an array library can train: the kernel on it and on NumPy in lockstep.
 
-`find` a library, then `examine` it; `python -m kernels check` prints what comes of it. NumPy is
-imported here.
+`find` a library, then `examine` it; `python -m kernels check` prints the result. This package
+imports NumPy.
 """
 
 from .checkup import Checked, Part, examine

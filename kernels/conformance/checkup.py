@@ -21,15 +21,15 @@ from .parts import COMMITTED, CREATE, PARTS, STEPS, Make, draw, train_problem
 
 __all__ = ["COMMITTED", "Checked", "Part", "examine"]
 
-# For a part by the library alone, which NumPy computes in milliseconds.
+# The limit for a part by the library alone; NumPy takes milliseconds.
 _SECONDS = 120
 
-# What is blamed when every function by itself does what it should.
+# Blamed when every function by itself is right.
 _TOGETHER = "no single function"
 
 
 class Part(NamedTuple):
-    """A part of the check and what came of it.
+    """A part of the check and its result.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A library and what came of its check.
+    """A library and the result of its check.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Checked(NamedTuple):
     parts
         In the order in which they ran.
     differences
-        For each function that is missing or wrong, what was seen first.
+        The first one seen of each function that is missing or wrong.
     steps, digests
         The digests of exact training after so many steps, by problem and dtype.
     """
@@ -92,9 +92,9 @@ def examine(
     library
         What to check.
     dtypes
-        Of "float32" and "float64".
+        One or both of "float32" and "float64".
     begin, end
-        Called with the name and dtype of each part before it is computed, and with what came of it.
+        Called with the name and dtype of each part before it is computed, and with its result.
     """
     parts: list[Part] = []
     differences: dict[str, Difference] = {}
@@ -125,7 +125,7 @@ def examine(
                 lockstep = _in_lockstep(library, compute, hard, exact=exact)
                 found[part] = lockstep.differences or _alone(library, compute, exact)
                 flushes |= lockstep.flushes
-                # Where no array can be made there is nothing to compute with.
+                # Without arrays nothing else can be computed.
                 makes_arrays = part != CREATE or not found[part] or _makes_arrays(library, dtype)
                 result = _result(part, dtype, found[part])
             end(result)
@@ -169,7 +169,7 @@ def _in_lockstep(
     try:
         compute(lockstep.put)
     except Exception as error:
-        # An error that follows from a difference needs no words of its own.
+        # After a difference an error is most likely its consequence.
         if not lockstep.differences:
             lockstep.differences.append(_stopped(error))
     return lockstep
@@ -178,8 +178,8 @@ def _in_lockstep(
 def _alone(library: Library, compute: Callable[[Make], Any], exact: bool) -> list[Difference]:
     """Compare the results with NumPy's.
 
-    This shows what lock-step cannot: arrays whose namespace cannot be found, or which share memory
-    so that changing one changes another.
+    This shows what lockstep cannot: arrays whose namespace cannot be found, or that share memory so
+    that changing one changes another.
     """
     expected = compute(np.array)
     try:
@@ -201,7 +201,10 @@ def _train(
     hard: dict[str, list[Difference]],
     known: list[Difference],
 ) -> tuple[list[Difference], str | None]:
-    """Compare the digest of exact training with the committed one; `known` may explain another."""
+    """Compare the digest of exact training with the committed one.
+
+    `known` are differences seen before, which explain a wrong digest.
+    """
     compute = partial(train_problem, problem, dtype, EXACT)
     expected, digest = reference.committed()[problem][dtype][STEPS], None
     try:
@@ -217,17 +220,17 @@ def _train(
 
 
 class _Late(BaseException):
-    """No `Exception`, since libraries, and `Library.fetch`, catch these."""
+    """Not an `Exception`, since libraries and `Library.fetch` catch those."""
 
 
 @contextmanager
 def _limit(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer; some lazy libraries take for ever."""
+    """Raise TimeoutError in a block that takes longer; some lazy libraries take for ever."""
 
     def stop(*_: object) -> None:
         raise _Late
 
-    # Windows has no such signal, and no limit; other threads than the first set none.
+    # Windows has no such signal, and so no limit; threads other than the first set none.
     first = threading.current_thread() is threading.main_thread()
     if not (first and hasattr(signal, "SIGALRM")):
         yield
@@ -247,7 +250,7 @@ def _limit(seconds: int) -> Iterator[None]:
 
 
 def _stopped(error: Exception) -> Difference:
-    """Tell in which line an error arose: the last one that is not in the machinery of the check."""
+    """Describe an error by the last line of the kernel, or of the check's parts, that it passed."""
     home = Path(__file__).parents[1]
     machinery = {Path(__file__).with_name(name) for name in ("lockstep.py", "library.py")}
     frames = [

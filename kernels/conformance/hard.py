@@ -1,4 +1,4 @@
-"""Numbers that are hard to compute with, made from those that an operation was seen with.
+"""Numbers that are hard to compute with, made from the operands of an operation.
 
 Ties, neighbours, and what is not finite are rare in a small problem and certain in a large one.
 """
@@ -16,19 +16,19 @@ _SPECIAL = (np.nan, np.inf, -np.inf, -0.0)
 
 
 def harder(a: Any, operands: Sequence[Any], *, to_integers: bool) -> Iterator[tuple[str, Any]]:
-    """Make arrays to stand in the place of one, each with what is hard about it, in words.
+    """Make arrays to replace one, each with what is hard about it, in words.
 
-    Integers stay within the range of those that were given, and so do floats that become integers:
-    the kernel goes no further, and where something overflows the standard leaves the result open.
+    Integers stay within the range of the given ones, and so do floats that become integers: the
+    kernel goes no further, and the standard does not say what happens where something overflows.
 
     Parameters
     ----------
     a
-        A NumPy array that an operation was given.
+        A NumPy array, an operand of the operation.
     operands
-        All arrays and numbers that it was given.
+        All its operands, arrays and numbers.
     to_integers
-        Whether it returns integers.
+        Whether the operation returns integers.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def _ties_and_neighbours(a: Any, operands: Sequence[Any]) -> Iterator[Any]:
         fit = [np.broadcast_to(np.asarray(b, a.dtype), a.shape) for b in others]
     choices = [near for b in (own, *fit) for near in (b, *_nearest(b))]
     places = np.arange(a.size).reshape(a.shape) // width
-    # An array of fewer elements than there are choices comes several times.
+    # An array with fewer elements than there are choices is made several times.
     for first in range(0, count, a.size):
         chosen = (places[None] + first) % count
         yield np.take_along_axis(np.stack(choices), chosen, axis=0).reshape(a.shape)
@@ -95,7 +95,7 @@ def _nearest(a: Any) -> tuple[Any, Any]:
     if a.dtype.kind != "f":
         limits = np.iinfo(a.dtype)
         return a - (a > limits.min), a + (a < limits.max)
-    # Nearer to zero than normal numbers a library may take them for it.
+    # A library may take subnormal numbers for zero.
     normal = np.isfinite(a) & (np.abs(a) > np.finfo(a.dtype).smallest_normal)
     return (
         np.where(normal, np.nextafter(a, a.dtype.type(-np.inf)), a),

@@ -1,4 +1,4 @@
-"""An array library that nobody registered: its namespace, and ways to the host and back."""
+"""An array library that is no backend: its namespace, and copies to the host and back."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DTYPES = (
     *("int8", "int16", "uint8", "uint16", "uint32", "uint64"),
 )
 
-# The modules that array_api_compat wraps, since they do not follow the standard by themselves.
+# Modules that array_api_compat wraps, since they do not fully follow the standard.
 _WRAPPED = ("numpy", "torch", "cupy", "dask.array")
 
 
 @cache
 def name_of(dtype: np.dtype[Any]) -> str:
-    """Name a dtype of NumPy's, which makes the name anew each time, and slowly."""
+    """Name a NumPy dtype; kept, since NumPy makes the name slowly each time."""
     return dtype.name
 
 
@@ -38,7 +38,7 @@ class Library(NamedTuple):
     Attributes
     ----------
     name, version
-        Of its package.
+        The module to check, and the version of its package.
     xp
         The array namespace.
     device
@@ -53,12 +53,12 @@ class Library(NamedTuple):
     def dtype(self, name: str) -> Any:
         """Find the dtype object of a name of `DTYPES`; raise AttributeError if there is none."""
         if name == "bool" and not hasattr(self.xp, name):
-            # MLX's has another name; the kernel does not ask for it by name.
+            # MLX has another name for it, which the kernel never uses.
             return self.xp.asarray([True]).dtype
         return getattr(self.xp, name)
 
     def dtype_name(self, a: Any) -> str:
-        """Name the dtype of an array; its own text if it is none of `DTYPES`."""
+        """Name the dtype of an array; `str` of it if it is none of `DTYPES`."""
         for name in DTYPES:
             try:
                 if a.dtype == self.dtype(name):
@@ -68,7 +68,7 @@ class Library(NamedTuple):
         return str(a.dtype)
 
     def placement(self) -> dict[str, Any]:
-        """Make the argument `device` of a creation function."""
+        """Make the keyword `device` of a creation function."""
         return {} if self.device is None else {"device": self.device}
 
     def put(self, host: Any) -> Any:
@@ -84,7 +84,7 @@ class Library(NamedTuple):
                 host = np.asarray(way(a, name))
             except Exception:
                 continue
-            # Of what it does not know, NumPy makes an array of one object.
+            # NumPy makes an array of one object of what it does not know.
             if host.dtype.kind in "biuf" and host.shape == shape:
                 return host.astype(name)
         raise TypeError(f"expected an array whose elements can be read, got {type(a).__name__}")
@@ -138,7 +138,7 @@ def _has_asarray(module: object) -> bool:
 
 
 def _namespaces_inside(module: ModuleType) -> list[str]:
-    """Name the modules of a package that have what a namespace has, as far as it imports them."""
+    """Name the modules inside a package, as far as it imports them, that look like a namespace."""
     inside = {
         each.__name__
         for each in vars(module).values()
@@ -154,7 +154,7 @@ def _namespace(module: str, imported: Any) -> Any:
     try:
         found = array_namespace(imported.asarray([0.0]))
     except Exception:
-        # What is wrong will be told by the check.
+        # The check will find what is wrong.
         return imported
     if found.__name__.startswith("array_api_compat.") and found is not imported:
         raise ValueError(

@@ -1,11 +1,11 @@
 """Arrays of two libraries at once, compared after every operation.
 
-The kernel computes with a `Pair`, an array of the library under test and NumPy's beside it, as
-with any array: its namespace, a `Lockstep`, calls both libraries' functions and compares what
-came. IEEE 754 leaves the elementary operations no choice, so their results must be NumPy's to the
-bit; sums and transcendental functions must be within a bound. Either way both sides go on from
-the same numbers, NumPy's where the library was wrong, so that one wrong function does not hide
-the next. Each kind of operation is done once more on harder numbers than the kernel's.
+The kernel computes with a `Pair`, an array of the library under test beside one of NumPy, as with
+any array: its namespace, a `Lockstep`, calls both libraries' functions and compares the results.
+IEEE 754 leaves elementary operations no choice, so their results must be NumPy's to the bit; sums
+and transcendental functions must be within a bound. Either way both sides go on from the same
+numbers, NumPy's where the library was wrong, so that one wrong function does not hide the next.
+Each kind of operation is done once more on harder numbers than the kernel's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "gt": ">", "ge": 
 
 
 def _operators() -> Iterator[tuple[str, Callable[..., Any], str]]:
-    """List the methods of the array object that the kernel uses, and how their use is written."""
+    """List the methods of the array object that the kernel uses, and how calls are written."""
     for name, sign in (*_INFIX.items(), *_COMPARISONS.items()):
         yield f"__{name}__", getattr(operator, f"__{name}__"), f"({{}} {sign} {{}})"
     for name, sign in _INFIX.items():
@@ -61,29 +61,30 @@ _METHODS = {name: function for name, function, _ in _operators()}
 _IN_PLACE = {f"__i{name}__" for name in _INFIX}
 _TEXTS = {name: text for name, _, text in _operators()}
 
-# Operations that may be given -0 and +0 to choose from, or sum terms that are all -0.
+# Operations where the sign of a zero is open: a choice between -0 and +0, or a sum of -0.
 _ANY_ZERO = {"__matmul__", "sum", "max", "min", "maximum"}
 
-# Vectorised ones of good libraries are within 4 units in the last place.
+# Good vectorised libraries are within 4 units in the last place.
 _TRANSCENDENTAL = {"exp", "log", "log2"}
 _UNITS = 16
 
-# What is blamed where an array was changed that no operation was to change.
+# Blamed where an array has changed that no operation was to change.
 SHARED = "shared memory"
 
-# How many operations, one in the other, a difference is told with.
+# How many nested operations are shown with a difference.
 _DEPTH = 3
 
-# A lazy library computes all that a number is made of each time it is compared.
+# A lazy library computes all that an array depends on each time it is compared, so after so many
+# operations it gets a new one.
 _FRESH_AFTER = 8
 
-# Of a program that shows a difference: how many elements along an axis, and characters in a line.
+# The most elements along an axis, and characters in a line, of a program that shows a difference.
 _FEW = 4
 _LONGEST_LINE = 1000
 
 
 class Call(NamedTuple):
-    """An operation on arrays of NumPy's, or on what other calls returned, and what it returned."""
+    """An operation on NumPy arrays or on the results of other calls, and its result."""
 
     name: str
     args: tuple[Any, ...]
@@ -92,7 +93,7 @@ class Call(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What was expected and what came, in words, and the first element that is wrong."""
+    """What was expected and got, in words, and the index of the first wrong element."""
 
     expected: str
     got: str
@@ -100,20 +101,20 @@ class _Problem(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Something that the library does otherwise.
+    """Something that the library does differently.
 
     Attributes
     ----------
     function
-        The name in the standard of the function or method.
+        The standard's name of the function or method.
     call
         What it was called with.
     expected, got
-        What NumPy returned and what came, in words.
+        What NumPy and the library returned, in words.
     program
-        Lines that show it by themselves; none where it shows in the course of the kernel only.
+        The lines of a program that shows it; empty if only the kernel as a whole does.
     where
-        The part of the check in which this was seen first.
+        The part of the check that saw it first.
     """
 
     function: str
@@ -125,7 +126,7 @@ class Difference(NamedTuple):
 
 
 class Pair:
-    """An array of the library's and NumPy's equal."""
+    """An array of the library, and its equal in NumPy."""
 
     __slots__ = ("_depth", "_lockstep", "_origin", "_ours", "_theirs")
     __hash__ = None  # type: ignore[assignment]
@@ -165,7 +166,7 @@ class Pair:
 
 
 def _method(name: str) -> Callable[..., Any]:
-    """Make the method that calls both arrays' methods of that name."""
+    """Make a method that calls both arrays' methods of that name."""
 
     def plain(self: Pair, *args: Any) -> Any:
         return self._lockstep.call(name, self, *args)
@@ -186,7 +187,7 @@ for _name in _METHODS:
 
 
 class Lockstep:
-    """The namespace of pairs, with a list of the differences that it has seen.
+    """The namespace of pairs, which lists the differences that it sees.
 
     Parameters
     ----------
@@ -195,7 +196,7 @@ class Lockstep:
     exact
         Whether matrix products must be NumPy's to the bit, as in exact numerics.
     hard
-        What was seen of operations on hard numbers, which need no second look at the library.
+        Differences seen on hard numbers, by operation, shared so that each is tried once.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class Lockstep:
         given = _replace(args, "_theirs"), _replace(kwargs, "_theirs")
         theirs, problem, ours = self._call_library(origin, *given)
         if problem is not None:
-            # The first operand of `a += b` is changed, be it right or wrong.
+            # The first operand of `a += b` may change.
             read = args[1:] if name in _IN_PLACE else args
             self._add(origin, problem, changed=any(map(self._has_changed, _pairs(read))))
         else:
@@ -242,18 +243,17 @@ class Lockstep:
         if problem is not None or depth > _FRESH_AFTER:
             theirs, origin, depth = self.library.put(ours), ours, 0
         elif _rounds(name):
-            # To compute it again might give other bits.
+            # Computing it again might give other bits.
             origin = ours
         return Pair(self, theirs, ours, origin, depth)
 
     def _repeat(self, call: Call) -> None:
-        """Compute once more what was not seen before: on new arrays, and on hard numbers."""
+        """Compute a new kind of operation once more: on new arrays, and on hard numbers."""
         text = render(call, _kind_in_words)
         if text in self._composed:
             return
         self._composed.add(text)
-        # What a lazy library makes of the last operations depends on what came before, and so does
-        # what it gets wrong.
+        # A lazy library may compile several operations together, and be wrong only then.
         _, problem, _ = self._call_library(call, call.args, call.kwargs)
         if problem is not None:
             self._add(call, problem, changed=False)
@@ -263,10 +263,10 @@ class Lockstep:
         """Do an operation once more on ties, neighbours, NaN and infinities, each kind once."""
         text = render(call, _pattern_in_words)
         if text not in self._hard:
-            # Of such numbers no product is exact.
+            # Not exact, since products of such numbers are rounded.
             other = Lockstep(self.library, exact=False)
             with warnings.catch_warnings():
-                # Of what is not finite some libraries warn.
+                # Some libraries warn of infinities and NaN.
                 warnings.simplefilter("ignore")
                 for words, harder_call in _harder_calls(call):
                     _, problem, _ = other._call_library(harder_call, harder_call.args, call.kwargs)
@@ -280,7 +280,7 @@ class Lockstep:
                 self.differences.append(each)
 
     def _add_hard(self, call: Call, problem: _Problem, words: str) -> None:
-        """Blame an operation, or what made one of its operands from a list."""
+        """Add a difference to an operation, or to `asarray` if that made an operand wrong."""
         for a in filter(_is_array, _leaves(call.args)):
             made = Call("asarray", (a.tolist(),), {"dtype": a.dtype}, a)
             _, found, _ = self._call_library(made, made.args, made.kwargs)
@@ -305,7 +305,7 @@ class Lockstep:
             return None, _Problem(_in_words(ours), f"{type(error).__name__}: {text}"), ours
 
     def _library_of(self, x: Any) -> Any:
-        """Replace what is NumPy's, and calls, by what is the library's."""
+        """Replace NumPy's dtypes and arrays, and calls, by the library's."""
         if isinstance(x, np.dtype):
             return self.library.dtype(name_of(x))
         if isinstance(x, np.ndarray):
@@ -325,7 +325,7 @@ class Lockstep:
             return _Problem(_in_words(ours), got), ours
         dtype, shape = self.library.dtype_name(theirs), tuple(theirs.shape)
         if call.name == "argsort" and "int" in dtype:
-            # Which integers are for indices is the library's choice.
+            # The dtype of indices is the library's choice.
             ours = ours.astype(dtype)
         if (dtype, shape) != (name_of(ours.dtype), ours.shape):
             return _Problem(_kind_in_words(ours), f"{dtype}{list(shape)}"), ours
@@ -334,7 +334,7 @@ class Lockstep:
         return problem, host if problem is None else ours
 
     def _allowed(self, call: Call, host: Any) -> Any:
-        """Tell of each element whether it is what it may be."""
+        """Say for each element whether it is allowed."""
         ours = call.value
         with np.errstate(all="ignore"):
             bound = None if self.exact and call.name == "__matmul__" else _bound(call)
@@ -350,7 +350,7 @@ class Lockstep:
         return same
 
     def _has_changed(self, pair: Pair) -> bool:
-        """Tell whether an array no longer holds what it held when it was made."""
+        """Say whether an array has changed since it was made."""
         with suppress(Exception):
             return not _equal(pair._ours, self.library.fetch(pair._theirs), any_zero=True).all()
         return False
@@ -377,7 +377,7 @@ class Lockstep:
 
 
 def compare(expected: Any, got: Any, *, exact: bool) -> tuple[str, str] | None:
-    """Say what was expected and what came if results of a whole computation differ.
+    """Say what was expected and got if results of a whole computation differ.
 
     Without exact numerics they differ by rounding: within the square root of the dtype's precision,
     relative to their norm, is near enough where every operation was right.
@@ -465,7 +465,7 @@ def _kind_in_words(a: Any) -> str:
 
 
 def _pattern_in_words(a: Any) -> str:
-    """Name the dtype, and the axes that broadcast."""
+    """Write the dtype, and which axes broadcast."""
     return f"{name_of(a.dtype)}{['1' if n == 1 else 'n' for n in a.shape]}"
 
 
@@ -474,7 +474,7 @@ def _in_words(value: Any) -> str:
 
 
 def _map(function: Callable[[Any], Any], x: Any) -> Any:
-    """Apply a function to what containers hold."""
+    """Apply a function to the items of a container."""
     if type(x) is dict:
         return {key: function(item) for key, item in x.items()} if x else x
     if type(x) not in (list, tuple) or _is_row(x):
@@ -483,7 +483,7 @@ def _map(function: Callable[[Any], Any], x: Any) -> Any:
 
 
 def _is_row(x: Any) -> bool:
-    """Tell whether a list is of numbers, which is quickly done with however long it is."""
+    """Say whether a list begins with a number: a long one need not be searched further."""
     return type(x) is list and bool(x) and type(x[0]) in (bool, int, float)
 
 
@@ -501,7 +501,7 @@ def _pairs(x: Any) -> Iterator[Pair]:
 
 
 def _leaves(x: Any) -> Iterator[Any]:
-    """List what containers hold."""
+    """List the items of nested containers."""
     if type(x) in (list, tuple):
         for item in x:
             yield from _leaves(item)
@@ -514,7 +514,7 @@ def _swap(x: Any, old: Any, new: Any) -> Any:
 
 
 def _harder_calls(call: Call) -> Iterator[tuple[str, Call]]:
-    """Make calls with harder numbers in the place of each array, and say what is hard."""
+    """Make calls with harder numbers for each array, and say what is hard."""
     operands = [x for x in _leaves(call.args) if _is_array(x) or type(x) in (int, float)]
     to_integers = _is_array(call.value) and call.value.dtype.kind in "iu"
     for a in filter(_is_array, operands):
@@ -523,13 +523,13 @@ def _harder_calls(call: Call) -> Iterator[tuple[str, Call]]:
             try:
                 value = _call_numpy(call.name, args, call.kwargs)
             except Exception:
-                # It is no operation on such numbers.
+                # The operation does not take such numbers.
                 continue
             yield words, call._replace(args=args, value=value)
 
 
 def _trim(x: Any, depth: int) -> Any:
-    """Replace calls by what they returned, but for `depth` of them one in the other."""
+    """Replace calls by their results, except `depth` nested ones."""
     if not isinstance(x, Call):
         return _map(lambda item: _trim(item, depth), x)
     if depth == 0:
@@ -542,7 +542,7 @@ def _smaller(call: Call, index: tuple[int, ...] | None) -> Iterator[Call]:
     """List calls of fewer operations, on fewer elements, which may show the same difference."""
     for depth in range(1, _DEPTH + 1):
         trimmed = _trim(call, depth)
-        # An error means that it is no operation on single elements, or on the first ones alone.
+        # An error means that the operation is not elementwise, or does not take the first elements.
         if index:
             with suppress(Exception):
                 key = tuple(slice(i, i + 1) for i in index)
@@ -572,7 +572,7 @@ def _pick(a: Any, shape: tuple[int, ...], key: tuple[slice, ...]) -> Any:
 
 
 def _call_numpy(name: str, args: Any, kwargs: Any) -> Any:
-    """Call NumPy, which is never given an array to change."""
+    """Call NumPy, never in place."""
     name = f"__{name[3:]}" if name in _IN_PLACE else name
     function = _METHODS.get(name) or getattr(np_xp, name)
     with np.errstate(all="ignore"):
@@ -581,7 +581,7 @@ def _call_numpy(name: str, args: Any, kwargs: Any) -> Any:
 
 
 def _rounds(name: str) -> bool:
-    """Tell whether an operation has more than one right result."""
+    """Say whether an operation has more than one right result."""
     return name in _TRANSCENDENTAL or name in ("__matmul__", "sum")
 
 
@@ -608,7 +608,7 @@ def _bound(call: Call) -> Any:
 
 
 def _flushed(call: Call) -> Iterator[Any]:
-    """List what may come from a library that takes subnormal numbers for zero."""
+    """List results that are right for a library that takes subnormal numbers for zero."""
     ours, args, kwargs = call.value, _trim(call.args, 0), _trim(call.kwargs, 0)
     dtypes = [x.dtype for x in (ours, *args) if _is_float(x)]
     if not dtypes:
@@ -643,7 +643,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _equal(a: Any, b: Any, *, any_zero: bool) -> Any:
-    """Compare the bits of elements, but not those of NaN, nor the sign of zeros if told so."""
+    """Compare elements bit by bit; all NaN are equal, and with `any_zero` -0 and +0."""
     if a.dtype.kind != "f":
         return np.asarray(a == b)
     signs = np.signbit(a) == np.signbit(b)

@@ -1,7 +1,7 @@
-"""What is computed of a library, part by part.
+"""The parts of the check.
 
-Each part is a function of a dtype, numerics and `make`, which copies a NumPy array to a library or
-to two at once; it returns arrays or digests.
+Each part is a function of a dtype, numerics and `make`, which copies a NumPy array to the library
+or to a pair; it returns arrays or digests.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["COMMITTED", "CREATE", "PARTS", "STEPS", "Make", "draw", "train_probl
 # (NumPy array) -> array of the library, of NumPy or of both.
 Make = Callable[[Any], Any]
 
-# Of training whose digest is compared with the committed one.
+# Steps of training whose digest is compared with the committed one.
 STEPS = 10
 
-# Such training, and the problem of the digest.
+# The parts that train so, and their problems.
 COMMITTED = {
     "committed digest": "tutorial",
     "of momentum": "tutorial-momentum",
     "of Adam": "digits-adam",
 }
 
-# From 256 on some libraries sum in another way, and so long is what one byte can index.
+# Above 256 some libraries sum in another way, and one byte is too short for an index.
 _MANY = 260
 
 
@@ -90,7 +90,7 @@ def _random(dtype: str, _: Numerics, make: Make) -> list[Any]:
     uniform = random.uniform(_LONG.sizes[:2], seed=2**40 + 1, stream=5, like=like)
     normal = random.normal(_LONG.sizes[1:2], seed=1, stream=2**31, like=like)
     order = random.permutation(_MANY, seed=1, stream=0, like=like)
-    # Which integers it consists of is the library's choice.
+    # Its dtype is the library's choice.
     xp = array_namespace(order)
     return [uniform, normal, xp.astype(order, xp.int32)]
 
@@ -105,7 +105,7 @@ def _forward(dtype: str, numerics: Numerics, make: Make, shape: _Shape = _WIDE) 
 
 
 def _backward(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
-    # Those of NumPy, so that this part does not depend on the one before.
+    # Computed by NumPy, so that this part does not depend on the one before.
     activations = [make(a) for a in _forward(dtype, numerics, np.array, _LONG)]
     gradient = make(draw(activations[-1].shape, 7, dtype))
     layers = _network(make, dtype, _LONG)
@@ -151,7 +151,7 @@ def _digest(dtype: str, _: Numerics, make: Make) -> list[Any]:
 
 def _products(dtype: str, numerics: Numerics, make: Make) -> list[Any]:
     a, b = draw((5, _MANY), 1, dtype), draw((_MANY, 3), 2, dtype)
-    # Rows of other scales, of zeros, and of numbers that are not normal.
+    # Rows of other scales, of zeros, and of subnormal numbers.
     a = a * np.asarray([[1.0], [2.0**30], [0.0], [2.0**-30], [1.0]], dtype)
     a[4] = np.finfo(dtype).smallest_subnormal
     a, b = make(a), make(b)
@@ -220,7 +220,7 @@ def _parameters(layers: tuple[Layer, ...]) -> list[Any]:
 
 CREATE = "create"
 
-# What the parts compute, and whether the results must be NumPy's to the bit.
+# What each part computes, and its numerics; with EXACT the results must be NumPy's to the bit.
 PARTS: dict[str, tuple[Callable[..., list[Any]], Numerics]] = {
     CREATE: (_create, EXACT),
     "random": (_random, EXACT),

@@ -25,46 +25,47 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     """scikit-learn's multi-layer perceptron classifier, on any array library, native or exact.
 
     Parameters, attributes and methods are those of `sklearn.neural_network.MLPClassifier`, and some
-    more. With `sklearn.config_context(array_api_dispatch=True)` arrays of any library are computed
-    by it, on their device, and results are arrays of it. Sparse matrices are made dense.
+    more. With `sklearn.config_context(array_api_dispatch=True)` input may be arrays of any library.
+    Then that library computes, on their device, and results are its arrays. Sparse matrices are
+    made dense.
 
     Parameters
     ----------
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init
-        As scikit-learn's. alpha is divided by the samples of a full batch, for the last and smaller
-        one too.
+        As in scikit-learn, except that alpha is divided by the size of a full batch, also for the
+        smaller last batch.
     power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
-        As scikit-learn's. Weights and orders of samples are drawn by a rule that is the same on
-        every library and machine, from a number that random_state gives. momentum is below 1.
+        As in scikit-learn, except that momentum is below 1. random_state gives a seed, from which
+        weights and orders of samples are drawn in the same way on every library and machine.
     nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
-        As scikit-learn's. SGD and Adam are those of `kernels`, that is of torch.
+        As in scikit-learn. SGD and Adam are those of `kernels`, which follow torch.
     n_iter_no_change, max_fun
-        As scikit-learn's.
+        As in scikit-learn.
     numerics
         "native", or "exact" for weights that have the same bits on every library and machine.
     backend
-        Where to compute, such as "torch:cuda"; None is where the arrays of X are.
+        Where to compute, such as "torch:cuda"; None for where X is.
     dtype
-        "float32" or "float64"; None is that of X.
+        "float32" or "float64"; None for that of X.
     compile
-        Whether the library's compiler is used.
+        Whether to use the library's compiler.
     dual
         Whether `fit` trains in the dual form, where a step costs the same for any number of
-        features: True needs solver="sgd" with a constant rate and no early stopping, and "auto"
-        takes it as `kernels.fit` does, there and with native numerics alone.
+        features. True needs solver="sgd" with a constant rate and no early stopping. "auto" decides
+        as `kernels.fit` does, with the same needs and only with native numerics.
 
     Attributes
     ----------
     coefs_, intercepts_, classes_, loss_, loss_curve_, n_iter_, validation_scores_
-        And others, as scikit-learn's.
+        And others, as in scikit-learn.
     digest_
         The SHA-256 of weights and biases, as `kernels.digest` of what `to_layers()` returns.
 
     Raises
     ------
     ValueError
-        If X or y is not what was promised: NaN, infinity, another number of features, a label that
-        is not known; or if the weights become infinite or NaN.
+        If X or y holds NaN or infinity or has a wrong shape, y has an unknown label, a parameter is
+        out of range, or the weights become infinite or NaN.
     backends.BackendUnavailable
         If the backend cannot run here.
 
@@ -115,14 +116,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train on samples X of shape (n, n_features) with labels y of shape (n,) or (n, n_labels).
 
-        Labels may be numbers or strings; of several labels y is the indicator matrix.
+        Labels may be numbers or strings. For several labels a sample y is the indicator matrix.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
     @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """Train for one epoch; the first call names all `classes` that there will be."""
+        """Train for one epoch. The first call needs all `classes`, also those not yet in y."""
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             multilabel = type_of_target(y).startswith("multilabel")
@@ -130,7 +131,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Any:
-        """Predict the label of each sample, or the indicator matrix of several labels."""
+        """Predict the label of each sample, or for several labels the indicator matrix."""
         place, output = self._predicted(X, "predict")
         output = place.host(output)
         if self.n_outputs_ == 1:
@@ -143,7 +144,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         return place.back(self._both(output))
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Predict the logarithm of `predict_proba`."""
+        """Compute the logarithm of `predict_proba`."""
         place, output = self._predicted(X, "predict_log_proba")
         return place.back(self._numerics.log(self._both(output)))
 
@@ -153,7 +154,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         return tags
 
     def _both(self, output: Array) -> Array:
-        """Give the probabilities of both of two classes."""
+        """Make two columns of probabilities of a single output."""
         if self.n_outputs_ > 1:
             return output
         xp = array_namespace(output)
@@ -177,7 +178,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             unseen = np.setdiff1d(classes, self.classes_)
             if unseen.size > 0:
                 raise ValueError(
-                    f"expected y with classes of {self.classes_.tolist()}, as the first call of "
+                    f"expected y with classes of {self.classes_.tolist()}, as in the first call of "
                     f"partial_fit, got {unseen.tolist()}"
                 )
         several = self._label_binarizer.y_type_ == "multiclass"

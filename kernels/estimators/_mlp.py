@@ -1,4 +1,4 @@
-"""What a classifier and a regressor have in common: training, and what scikit-learn asks for."""
+"""What the classifier and the regressor share: training, and scikit-learn's conventions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _OF_ONE_TRAINING = (
     "best_validation_score_",
     "best_loss_",
 )
-# Below this a rate that adapts ends the training.
+# At this rate learning_rate="adaptive" ends the training.
 _SMALLEST_RATE = 1e-6
 
 
@@ -70,14 +70,14 @@ class Data(NamedTuple):
 
 
 def keep(estimator: Any, parameters: dict[str, Any]) -> None:
-    """Set an attribute for each parameter of a constructor, as scikit-learn asks for."""
+    """Set an attribute for each parameter of a constructor, as scikit-learn requires."""
     for name, value in parameters.items():
         if name not in ("self", "__class__"):
             setattr(estimator, name, value)
 
 
 def is_stochastic(estimator: Any) -> bool:
-    """Say whether there is a `partial_fit`; raise AttributeError, which says why, if not."""
+    """Return True if there is a `partial_fit`; raise AttributeError if not."""
     if estimator.solver == "lbfgs":
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers, and lbfgs is not stochastic"
@@ -86,7 +86,7 @@ def is_stochastic(estimator: Any) -> bool:
 
 
 class MultilayerPerceptron(BaseEstimator):
-    """What a classifier and a regressor have in common."""
+    """What the classifier and the regressor share."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -119,7 +119,7 @@ class MultilayerPerceptron(BaseEstimator):
         "dual": [StrOptions({"auto"}), "boolean"],
     }
 
-    # How many were taken before, which decides the order of the samples in the next.
+    # Epochs trained so far, which decide the order of the samples in the next.
     _epochs = 0
     _rate: float
     _state: Any
@@ -129,13 +129,13 @@ class MultilayerPerceptron(BaseEstimator):
     best_loss_: Any
 
     def to_layers(self) -> tuple[Layer, ...]:
-        """Give the network as `kernels.forward` takes it, with relu or another activation."""
+        """Return the network as `kernels.forward` takes it."""
         check_is_fitted(self, "coefs_")
         return tuple(map(Layer, self.coefs_, self.intercepts_))
 
     @property
     def digest_(self) -> str:
-        """The SHA-256 of the weights, `kernels.digest`: equal ones mean equal bits."""
+        """The SHA-256 of weights and biases, `kernels.digest`: equal digests mean equal bits."""
         return digest(self.to_layers())
 
     def __sklearn_tags__(self) -> Any:
@@ -144,10 +144,10 @@ class MultilayerPerceptron(BaseEstimator):
         tags.array_api_support = True
         return tags
 
-    # What a classifier and a regressor do each in their own way.
+    # What the classifier and the regressor define.
 
     def _encode(self, y: Any, place: Place, incremental: bool) -> Any:
-        """Check targets, and give them as numbers of shape (n, n_out) and that of NumPy or x."""
+        """Check targets, and return them in shape (n, n_out), of NumPy or X's library."""
         raise NotImplementedError
 
     def _loss(self) -> Loss:
@@ -157,7 +157,7 @@ class MultilayerPerceptron(BaseEstimator):
         raise NotImplementedError
 
     def _least_loss(self, data: Data, numerics: Numerics) -> float:  # noqa: ARG002
-        """Give what the loss is at least, which its value leaves out."""
+        """Compute the loss of a perfect prediction, which reported losses leave out."""
         return 0.0
 
     @property
@@ -170,7 +170,7 @@ class MultilayerPerceptron(BaseEstimator):
 
     @property
     def _may_be_dual(self) -> bool:
-        """Whether many epochs are one `fit`, which looks at no weights and changes no rate."""
+        """Whether nothing needs the weights between epochs, and no rate changes."""
         alike = self.solver == "sgd" and self.learning_rate == "constant"
         return alike and not self.early_stopping
 
@@ -258,7 +258,7 @@ class MultilayerPerceptron(BaseEstimator):
         return self
 
     def _initial(self, sizes: tuple[int, ...], seed: int, like: Array) -> tuple[Layer, ...]:
-        """Draw Glorot's uniform weights and biases, the same on every library."""
+        """Draw Glorot-uniform weights and biases, the same on every library."""
         layers = []
         for i, (n_in, n_out) in enumerate(pairwise(sizes)):
             bound = sqrt((2.0 if self.activation == "logistic" else 6.0) / (n_in + n_out))
@@ -268,7 +268,7 @@ class MultilayerPerceptron(BaseEstimator):
         return tuple(layers)
 
     def _begin(self, sizes: tuple[int, ...]) -> None:
-        """Set what training starts from, besides the weights."""
+        """Reset the attributes that training updates, besides the weights."""
         self.n_layers_, self.n_outputs_ = len(sizes), sizes[-1]
         self.n_iter_ = self.t_ = self._epochs = 0
         # Another training's, if there was one.
@@ -355,7 +355,7 @@ class MultilayerPerceptron(BaseEstimator):
             )
             size = n
         batches = -(-n // size)
-        # As many samples as the weights of an average batch amount to.
+        # The sum of sample weights in an average batch.
         counted = size if data.weight is None else size * fsum(place.host(data.weight)) / n
         settings: dict[str, Any] = {
             "loss": self._loss(),
@@ -364,7 +364,7 @@ class MultilayerPerceptron(BaseEstimator):
             "sample_weight": data.weight,
             "numerics": self._numerics,
             "compile": place.compiler(data.x) if self.compile else None,
-            # All samples need no order.
+            # A batch of all samples needs no order.
             "batch_size": size if size < n else None,
             "seed": seed,
             "shuffle": self.shuffle,
@@ -382,7 +382,7 @@ class MultilayerPerceptron(BaseEstimator):
             self._rate = float(self.learning_rate_init)
         least, best = self._least_loss(data, self._numerics), layers
         last = [size] * (n // size) + [n % size] * (n % size > 0)
-        # An epoch alone is too short for the dual form to gain, so a run is of whole periods.
+        # One epoch is too short for the dual form to pay, so a run ends with a period.
         run = min(PERIOD // gcd(PERIOD, batches), self.max_iter)
         settings["dual"] = not incremental and self._takes_dual(layers, n, run, settings)
         run = run if settings["dual"] else 1
@@ -429,7 +429,7 @@ class MultilayerPerceptron(BaseEstimator):
                     progress=progress if run > 1 else None,
                     **settings,
                 )
-                # So many epochs are in the weights; those of a run have been counted.
+                # Epochs that are in the weights; `progress` has counted those of a run already.
                 kept = self._epochs + (run == 1)
                 if run == 1:
                     end_epoch(values)
@@ -461,7 +461,7 @@ class MultilayerPerceptron(BaseEstimator):
     def _takes_dual(
         self, layers: tuple[Layer, ...], n: int, epochs: int, settings: dict[str, Any]
     ) -> bool:
-        """Decide on the form of runs of some epochs over n samples."""
+        """Say whether to train in dual form, in runs of some epochs over n samples."""
         if not self._may_be_dual:
             return False
         size, optimizer = settings["batch_size"], self._optimizer()
@@ -470,7 +470,7 @@ class MultilayerPerceptron(BaseEstimator):
         return use_dual(self.dual, optimizer, numerics, layers, batches, compile)
 
     def _optimizer(self) -> SGD | Adam:
-        """Make the optimizer of the parameters, but for its rate."""
+        """Make the optimizer, but for its rate."""
         if self.solver == "adam":
             return Adam(beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
         nesterov = bool(self.nesterovs_momentum) and self.momentum > 0.0
@@ -528,12 +528,12 @@ class MultilayerPerceptron(BaseEstimator):
         return best
 
     def _compare(self, value: float, bound: float, *, above: bool) -> None:
-        """Count the epochs that are no better than a bound."""
+        """Count successive epochs that are worse than a bound."""
         worse = value > bound if above else value < bound
         self._no_improvement_count = self._no_improvement_count + 1 if worse else 0
 
     def _stops(self) -> bool:
-        """Stop for lack of progress, or go on with a smaller rate."""
+        """Return True to stop for lack of progress, or reduce the rate to go on."""
         what = "Validation score" if self.early_stopping else "Training loss"
         said = (
             f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} "
@@ -563,6 +563,6 @@ def _form_of(state: Any) -> Any:
 
 
 def _sum(numbers: Any) -> float:
-    """Sum, rounded correctly; what is not finite makes NaN."""
+    """Sum, rounded correctly; NaN if a number is not finite."""
     numbers = list(numbers)
     return fsum(numbers) if all(map(isfinite, numbers)) else nan

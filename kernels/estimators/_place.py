@@ -1,4 +1,4 @@
-"""Where an estimator computes, and how arrays come there and back."""
+"""Where an estimator computes, and how arrays get there and back."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..layer import Layer
 
 __all__ = ["Place", "place_of", "to_numpy"]
 
-# Sets up the memory of NumPy's arrays for large ones that come and go.
+# Sets up malloc for large NumPy arrays that come and go; see the backend.
 backends.get("numpy")
 
 
 class Place(NamedTuple):
-    """A library and device that compute, for somebody whose arrays may be of another.
+    """The library and device that compute, and those of the user's arrays.
 
     Attributes
     ----------
     xp, device
-        Of the arrays that are given and handed back.
+        Those of the user's arrays; the device is None if X is no array.
     backend
-        What computes; None if those do so themselves.
+        What computes; None for the library of the user's arrays.
     """
 
     xp: Any
@@ -39,11 +39,11 @@ class Place(NamedTuple):
 
     @property
     def dtypes(self) -> tuple[Any, ...]:
-        """Which dtypes input may keep."""
+        """The dtypes that input keeps; others are converted."""
         return (self.xp.float64, self.xp.float32)
 
     def take(self, a: Any, dtype: str | None = None) -> Array:
-        """Take an array in, of float32 or float64 if a dtype is named."""
+        """Bring an array to where it is computed with, in `dtype` if that is given."""
         if issparse(a):
             a = a.toarray()
         if self.backend is not None:
@@ -56,7 +56,7 @@ class Place(NamedTuple):
         return cast(Array, xp.astype(a, getattr(xp, dtype), copy=False))
 
     def back(self, a: Any) -> Any:
-        """Hand an array back: what was computed here, or an array of NumPy's."""
+        """Bring an array, computed here or NumPy's, back to the user's library and device."""
         if self.backend is not None and not isinstance(a, np.ndarray):
             a = self.backend.to_numpy(a)
         labels = issparse(a) or (isinstance(a, np.ndarray) and a.dtype.kind not in "biuf")
@@ -69,11 +69,11 @@ class Place(NamedTuple):
         return to_numpy(a) if self.backend is None else self.backend.to_numpy(a)
 
     def take_layers(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-        """Take the parameters of a network in."""
+        """Do as `take` with the parameters of a network."""
         return tuple(Layer(*map(self.take, layer)) for layer in layers)
 
     def back_layers(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-        """Hand the parameters of a network back."""
+        """Do as `back` with the parameters of a network."""
         return tuple(Layer(*map(self.back, layer)) for layer in layers)
 
     def compiler(self, like: Array) -> Compiler:
@@ -84,7 +84,7 @@ class Place(NamedTuple):
 
 
 def place_of(x: Any, backend: str | None) -> Place:
-    """Find where to compute with an input of scikit-learn's, which may be no array at all."""
+    """Find where to compute with X, which need not be an array."""
     xp, is_array, where = get_namespace_and_device(x)
     chosen = None if backend is None else backends.get(backend)
     return Place(xp, where if is_array else None, chosen)

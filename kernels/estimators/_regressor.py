@@ -23,49 +23,50 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     """scikit-learn's multi-layer perceptron regressor, on any array library, native or exact.
 
     Parameters, attributes and methods are those of `sklearn.neural_network.MLPRegressor`, and some
-    more. With `sklearn.config_context(array_api_dispatch=True)` arrays of any library are computed
-    by it, on their device, and results are arrays of it. Sparse matrices are made dense.
+    more. With `sklearn.config_context(array_api_dispatch=True)` input may be arrays of any library.
+    Then that library computes, on their device, and results are its arrays. Sparse matrices are
+    made dense.
 
     Parameters
     ----------
     loss
-        "squared_error" or "poisson", as scikit-learn's.
+        "squared_error" or "poisson", as in scikit-learn.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init
-        As scikit-learn's. alpha is divided by the samples of a full batch, for the last and smaller
-        one too.
+        As in scikit-learn, except that alpha is divided by the size of a full batch, also for the
+        smaller last batch.
     power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
-        As scikit-learn's. Weights and orders of samples are drawn by a rule that is the same on
-        every library and machine, from a number that random_state gives. momentum is below 1.
+        As in scikit-learn, except that momentum is below 1. random_state gives a seed, from which
+        weights and orders of samples are drawn in the same way on every library and machine.
     nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
-        As scikit-learn's. SGD and Adam are those of `kernels`, that is of torch.
+        As in scikit-learn. SGD and Adam are those of `kernels`, which follow torch.
     n_iter_no_change, max_fun
-        As scikit-learn's.
+        As in scikit-learn.
     numerics
         "native", or "exact" for weights that have the same bits on every library and machine.
     backend
-        Where to compute, such as "torch:cuda"; None is where the arrays of X are.
+        Where to compute, such as "torch:cuda"; None for where X is.
     dtype
-        "float32" or "float64"; None is that of X.
+        "float32" or "float64"; None for that of X.
     compile
-        Whether the library's compiler is used.
+        Whether to use the library's compiler.
     dual
         Whether `fit` trains in the dual form, where a step costs the same for any number of
-        features: True needs solver="sgd" with a constant rate and no early stopping, and "auto"
-        takes it as `kernels.fit` does, there and with native numerics alone.
+        features. True needs solver="sgd" with a constant rate and no early stopping. "auto" decides
+        as `kernels.fit` does, with the same needs and only with native numerics.
 
     Attributes
     ----------
     coefs_, intercepts_, loss_, loss_curve_, n_iter_, validation_scores_
-        And others, as scikit-learn's. Of several outputs the loss is the sum, of which the
-        gradient is taken, where scikit-learn reports the mean.
+        And others, as in scikit-learn, except that the loss is summed over several outputs, as its
+        gradient is, where scikit-learn reports the mean.
     digest_
         The SHA-256 of weights and biases, as `kernels.digest` of what `to_layers()` returns.
 
     Raises
     ------
     ValueError
-        If X or y is not what was promised: NaN, infinity, another number of features, a label that
-        is not known; or if the weights become infinite or NaN.
+        If X or y holds NaN or infinity or has a wrong shape, a parameter is out of range, or the
+        weights become infinite or NaN.
     backends.BackendUnavailable
         If the backend cannot run here.
 
@@ -148,7 +149,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     def _least_loss(self, data: Data, numerics: Numerics) -> float:
         if self.loss != "poisson":
             return 0.0
-        # Half the deviance is what the loss of counts has above that of a perfect prediction.
+        # A perfect prediction's loss. What is above it is half the deviance, as in scikit-learn.
         xp = array_namespace(data.y)
         perfect = numerics.log(xp.where(data.y > 0.0, data.y, xp.full_like(data.y, 1e-30)))
         value, _ = poisson(perfect, data.y, sample_weight=data.weight, numerics=numerics)

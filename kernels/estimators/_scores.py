@@ -1,4 +1,4 @@
-"""Scores of held-out samples, whose sums are rounded once: they decide which weights are kept."""
+"""Scores of held-out samples. Sums are rounded once, as scores decide which weights are kept."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["accuracy", "r2"]
 
 
 def accuracy(y: Any, decision: Any, weight: Any = None) -> float:
-    """Compute the share of samples all of whose outputs are right, as `accuracy_score`.
+    """Compute the share of samples with all outputs right, as `accuracy_score`.
 
     Parameters
     ----------
     y, decision
-        Booleans of NumPy's, shape (n, n_out).
+        NumPy arrays of booleans, shape (n, n_out).
     weight
         Shape (n,); all 1 if None.
     """
@@ -30,7 +30,7 @@ def r2(y: Any, prediction: Any, weight: Any = None) -> float:
     Parameters
     ----------
     y, prediction
-        Numbers of NumPy's, shape (n, n_out).
+        NumPy arrays of numbers, shape (n, n_out).
     weight
         Shape (n,); all 1 if None.
     """

@@ -1,4 +1,4 @@
-"""A network as one vector, and its loss as a function of that, which L-BFGS minimizes."""
+"""A network as one vector, and its loss as a function of that vector, for L-BFGS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def value_and_gradient(
     activation: Activation,
     numerics: Numerics,
 ) -> tuple[Array, Array]:
-    """Compute the loss of all samples, and its gradient, of parameters in one vector."""
+    """Compute the loss over all samples, and its gradient, from parameters in one vector."""
     layers = unpacked(vector, shapes)
     value, gradients = differentiated(
         layers, x, y, operands, None, loss=loss, activation=activation, numerics=numerics
