@@ -1,8 +1,8 @@
 """One environment per backend, so that no library is tested with another one's help.
 
-`nox` runs what this machine can run, but for the largest libraries, and ends with a table;
+`nox` runs what this machine can run, except the largest libraries, and ends with a table;
 `nox -s "tests(torch:cuda)"` runs one session, and fails if the machine cannot. `nox --no-venv`
-uses what is already installed. What follows -- goes to pytest: `nox -- --thorough` leaves nothing
+uses what is already installed. Arguments after -- go to pytest: `nox -- --thorough` leaves nothing
 out.
 """
 
@@ -22,14 +22,14 @@ from xml.etree import ElementTree
 import nox
 from packaging.requirements import Requirement
 
-# What is known of each backend; read as data, since nox runs where the package is not installed.
+# What is known of each backend, read as data, since nox runs where the package is not installed.
 BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").read_text())
 PYTEST = ("hypothesis", "psutil", "pytest", "pytest-xdist")
-# With what other programs for a library its tests compare.
+# Other programs that the tests of a library compare with.
 PEERS = {"jax": ("optax",)}
-# Processes that share the tests; one on a GPU, whose memory JAX takes for itself.
+# Processes that share the tests. On a GPU there is one, since JAX takes all its memory.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
-# JAX compiles every operation for every shape, which processes and sessions share in a folder.
+# JAX compiles every operation for every shape; processes and sessions share the results.
 JAX_ENV = {
     "JAX_ENABLE_X64": "1",
     "JAX_COMPILATION_CACHE_DIR": str(Path(".nox/jax").resolve()),
@@ -50,21 +50,21 @@ DOCS_PACKAGES = (
     "chemotools",
 )
 CHECKS = ("cli", "estimators", "docs", "lint", "types", "package")
-# The schemas of files that only a service reads.
+# Schemas of files that only services read.
 SCHEMAS = {
     "github-workflows": ".github/workflows/*.yml",
     "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
     "dependabot": ".github/dependabot.yml",
     "citation-file-format": "CITATION.cff",
 }
-# Tests of the command line, which needs more than a backend.
+# Tests of the command line, which need more than a backend.
 CLI_TESTS = "tests/cli"
 BENCHMARK_TESTS = "tests/benchmarks"
-# Those of the estimators, which need scikit-learn and some libraries at once.
+# Tests of the estimators, which need scikit-learn and several libraries at once.
 ESTIMATOR_TESTS = "tests/estimators"
 SMOKE = tuple(f"{BENCHMARK_TESTS}/test_bench.py::test_{name}" for name in ("json", "refused"))
-# Examples in docstrings and pages. Those of backends.autograd need its libraries, and run in the
-# tests of these; the others need torch and Dask to be imported at all.
+# Examples in docstrings and pages. Those of backends.autograd run in the tests of their libraries;
+# the other two modules left out need torch and Dask to be imported.
 NOT_DOCTESTS = ("autograd", "workers/_torch_team.py", "workers/_dask_steps.py")
 DOCTESTS = (
     "--doctest-modules",
@@ -72,7 +72,7 @@ DOCTESTS = (
     *(f"--ignore=backends/{module}" for module in NOT_DOCTESTS),
     *("kernels", "backends", "benchmarks", "docs"),
 )
-# What each library is tested with through the command line.
+# Tests of the command line that run for each library with an engine.
 OF_LIBRARIES = ("test_checkpoint.py", "test_cli.py")
 IGNORED_BY_ENGINES = tuple(
     f"--ignore={path}"
@@ -97,15 +97,15 @@ RUNNABLE = [
 ]
 
 nox.options.sessions = [*(f"tests({name})" for name in RUNNABLE), *CHECKS, "identical", "summary"]
-# It comes with nox, and makes an environment in a second, where venv takes six.
+# virtualenv comes with nox and makes an environment in a second, venv in six.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 
 def install(session: nox.Session, *packages: str) -> None:
-    """Install with the pinned versions, unless the session runs in somebody's environment."""
+    """Install pinned versions, unless the session runs in the user's own environment."""
     if session.virtualenv.is_sandboxed:
-        # Bytecode of what is imported is made then, and of the rest never.
+        # Without compiling: bytecode is made of what is imported, when it is.
         session.install("-q", "--no-compile", "-c", "constraints.txt", *packages)
 
 
@@ -118,7 +118,7 @@ def pytest(session: nox.Session, name: str, *args: str) -> None:
 
 
 class Clock:
-    """Tells how long ago the last session ended, so that making an environment counts."""
+    """Measures the time since the last session ended, so that making an environment counts."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
@@ -150,7 +150,7 @@ def timed(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def sessions() -> dict[str, dict[str, Any]]:
-    """Read what the last runs of the sessions left."""
+    """Read the results of the sessions' last runs."""
     kept: dict[str, dict[str, Any]] = json.loads(SESSIONS.read_text()) if SESSIONS.exists() else {}
     return kept
 
@@ -183,11 +183,11 @@ def oldest(session: nox.Session, what: str) -> None:
     """Test with the oldest versions that pyproject.toml allows: `nox -s "oldest(numpy)"`."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     extras_of = project["optional-dependencies"]
-    # Of scikit-learn the command line takes older versions than the estimators.
+    # The command line allows older versions of scikit-learn than the estimators.
     others = (extras_of[extra] for extra in extras_of if extra != "estimators")
     listed = [project["dependencies"], *others]
     allowed = [Requirement(each) for requirements in listed for each in requirements]
-    # The tools of the tests are those of today.
+    # The test tools keep their pinned versions.
     lines = {
         line for line in Path("constraints.txt").read_text().split() if line.startswith(PYTEST)
     }
@@ -227,7 +227,7 @@ def estimators(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Test the benchmarks and run them; what follows -- goes to `python -m benchmarks`."""
+    """Test the benchmarks and run them; arguments after -- go to `python -m benchmarks`."""
     install(session, "-e", ".[bench,torch,jax]", "hypothesis", *PEERS["jax"])
     selected = ("--backend", "numpy", "--backend", "torch:cpu", "--backend", "jax:cpu")
     session.run("python", "-m", "pytest", BENCHMARK_TESTS, *selected)
@@ -236,7 +236,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def record(session: nox.Session) -> None:
-    """Keep what this machine can say about the kernel in the folder that follows --."""
+    """Run tests, verify and benchmarks, and keep the results in the folder given after --."""
     install(session, "-e", ".[bench,torch,jax]", "hypothesis", *PEERS["jax"])
     session.run("python", "-m", "benchmarks.record", *session.posargs)
 
@@ -251,7 +251,7 @@ def hunt(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Make deliberate mistakes in a copy: the tests must notice each; `-- WORD` makes some."""
+    """Make deliberate mistakes in a copy, which the tests must notice; `-- WORD` selects some."""
     install(session, "-e", ".[cli,torch,jax,dask]", *PYTEST)
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
@@ -266,7 +266,7 @@ def doctests(session: nox.Session) -> None:
 @nox.session
 @timed
 def lint(session: nox.Session) -> None:
-    """Check style and format, the workflows, and other files that only a service reads."""
+    """Check style and format, the workflows, and other files that only services read."""
     install(session, "ruff", "zizmor", "check-jsonschema", "pre-commit")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -282,7 +282,7 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the gallery and build the site into docs/_build; broken links are errors."""
     install(session, "-e", ".[cli,torch,jax,array-api-strict]", *DOCS_PACKAGES)
-    # What Sphinx finds there it does not make again.
+    # Sphinx does not make again what it finds.
     for made in ("_build", "gallery", "reference/generated"):
         shutil.rmtree(Path("docs", made), ignore_errors=True)
     command = ("sphinx", "-j", "2", "-W", "--keep-going", "docs", "docs/_build")
@@ -316,7 +316,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def identical(session: nox.Session) -> None:
-    """Print the digests of exact training that the last sessions of the tests saw."""
+    """Print the digests of exact training from the last runs of the tests."""
     committed = json.loads(Path("kernels/reference/digests.json").read_text())
     rows = [("backend", "version", "mode", "problem", "dtype", "steps", "digest", "")]
     for name in BACKENDS:
@@ -345,7 +345,7 @@ def identical(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def summary(session: nox.Session) -> None:
-    """Print what ran, what did not and why."""
+    """Print which sessions ran, which did not and why, and the slowest tests."""
     kept = sessions()
     rows = [("session", "version", "result", "seconds")]
     for name in (*BACKENDS, *CHECKS):
@@ -368,7 +368,7 @@ def summary(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def support(session: nox.Session) -> None:
-    """Write what the last runs of the tests saw into the table of docs/libraries.md.
+    """Write the results of the last runs of the tests into the table of docs/libraries.md.
 
     Rows of backends that did not run stay as they are.
     """
@@ -388,7 +388,7 @@ def support(session: nox.Session) -> None:
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows of cells, each column as wide as its widest."""
+    """Print rows of cells in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
@@ -396,7 +396,7 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def report_of(name: str) -> ElementTree.Element | None:
-    """Read what pytest left of a session's last run."""
+    """Read pytest's report of a session's last run."""
     report = RESULTS / f"{name.replace(':', '-')}.xml"
     return ElementTree.parse(report).getroot()[0] if report.exists() else None
 
@@ -415,7 +415,7 @@ def outcome(name: str) -> str | None:
 
 
 def test_cases(name: str) -> list[tuple[float, str]]:
-    """List seconds and names of the tests of a session, each with all of its parameters."""
+    """List the tests of a session with their seconds, summed over parameters."""
     seconds: dict[str, float] = {}
     report = report_of(name)
     for case in () if report is None else report:
@@ -425,7 +425,7 @@ def test_cases(name: str) -> list[tuple[float, str]]:
 
 
 def found(name: str) -> dict[str, Any]:
-    """Read what a session found of its backend."""
+    """Read what a session recorded of its backend."""
     path = RESULTS / f"{name.replace(':', '-')}.json"
     seen: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return seen

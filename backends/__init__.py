@@ -19,8 +19,8 @@ _ENTRY_POINTS = "array_api_kernels.backends"
 def names() -> tuple[str, ...]:
     """Name every known backend, whether or not it can run here.
 
-    Another package adds backends through the entry point group `array_api_kernels.backends`: the
-    name of each entry is the backend's, its object a function of a device name or None that
+    Another package adds backends through the entry point group `array_api_kernels.backends`. The
+    name of an entry is the backend's. Its object is a function of a device name or None, which
     returns a `Backend` or raises `BackendUnavailable`.
 
     Examples
@@ -50,13 +50,13 @@ def get(name: str) -> Backend:
     Parameters
     ----------
     name
-        Such as "numpy", "torch:cpu", "torch:cuda" or "torch:cuda:1". The library alone, "torch" or
-        "jax", is its CPU.
+        Such as "numpy", "torch:cpu", "torch:cuda" or "torch:cuda:1". "torch" or "jax" alone means
+        its CPU.
 
     Raises
     ------
     ValueError
-        If the name is not known.
+        If the library or the kind of device is not known.
     BackendUnavailable
         If the library is not installed or has no such device here.
 
@@ -67,7 +67,7 @@ def get(name: str) -> Backend:
     array([1., 2.], dtype=float32)
     """
     for entry in entry_points(group=_ENTRY_POINTS):
-        # Its name may have a colon, as the names here have.
+        # The entry's name may have a colon, too.
         if f"{name}:".startswith(f"{entry.name}:"):
             return _of_entry(entry, name[len(entry.name) + 1 :])
     library, _, device = name.partition(":")

@@ -34,10 +34,10 @@ class Backend(NamedTuple):
     to_numpy
         (array) -> numpy.ndarray: copy an array to the host.
     synchronize
-        `(*results) -> None`: wait until the device has done all its work. MLX, which is lazy, does
-        only what the arrays in these tuples need.
+        `(*results) -> None`: wait until the device has done all its work. MLX, which is lazy,
+        computes only the arrays in `results`, which may be nested tuples.
     compile
-        (function) -> function: the library's own compiler of pure functions, or no change.
+        (function) -> function: the library's own compiler of pure functions, or the identity.
     slow
         Whether operations take so long, whatever their size, that a step takes a tenth of a second
         or more. `verify` and the tests then train fewer steps.

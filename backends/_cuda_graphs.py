@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a step recorded, and launched as one."""
+"""CUDA graphs: the kernels of a step, recorded once and launched together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 
 __all__ = ["Graphs"]
 
-# The values of so many calls have room in one array beside a graph.
+# A graph writes the values of so many calls into one array.
 _CALLS_PER_BUFFER = 256
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """Compilers for a CUDA device, on which a small step is launched more slowly than computed.
+    """A compiler for a CUDA device, where the launches of a small step take longest.
 
-    So the kernels of one that is repeated are recorded in a graph, which is launched as one.
+    So `repeat` records the kernels of a step in a graph, which is launched as one.
 
     Attributes
     ----------
     device
         A torch.device.
     compile
-        What functions are compiled with, also those that are recorded.
+        The compiler of functions, also of those that are recorded.
     """
 
     device: Any
@@ -47,7 +47,7 @@ class Graphs:
 
         What it returns calls the function `count` times and returns the last state and all values.
         A graph is kept for arguments of the shapes of the last call. Calls from several threads
-        wait for each other, since a graph has one memory for what it reads and writes.
+        wait for each other, since a graph reads and writes memory of its own.
         """
         import torch
         from torch.utils._pytree import tree_flatten, tree_map
@@ -96,7 +96,7 @@ class Graphs:
         return many
 
     def _array(self, a: Any) -> Any:
-        """Make an array of an integer, for which inductor would compile anew."""
+        """Make an array of an integer, since inductor would compile anew for each integer."""
         import torch
 
         return torch.asarray(a, device=self.device) if isinstance(a, int) else a
@@ -104,7 +104,7 @@ class Graphs:
 
 @dataclass
 class _Turns:
-    """The right to use a device's graphs, and the stream of the last who had it."""
+    """The lock of a device's graphs, and the stream that used them last."""
 
     free: Lock = field(default_factory=Lock)
     stream: Any = None
@@ -115,13 +115,13 @@ _TURNS: dict[Any, _Turns] = {}
 
 @contextmanager
 def _turn(device: Any) -> Iterator[None]:
-    """Wait until no graph of a device runs, since they share memory, and let others wait."""
+    """Hold the lock of a device's graphs, which share memory, after the last one has run."""
     import torch
 
     turns = _TURNS.setdefault(device, _Turns())
     with turns.free:
         stream = torch.get_device_module(device).current_stream(device)
-        # The host may be done with a graph before the device is.
+        # The host may have launched a graph that the device still runs.
         if turns.stream is not None:
             stream.wait_stream(turns.stream)
         turns.stream = stream
@@ -134,11 +134,11 @@ class _Recorded(NamedTuple):
     Attributes
     ----------
     layout
-        Of the arguments.
+        That of the arguments, from `_layout`.
     graph
         The kernels of one call.
     own
-        The state, which a call replaces, and the constants, in memory that the graph knows.
+        The state, which a call replaces, and the constants, in the graph's memory.
     values, index
         What it returns besides the state, and where it writes the next.
     """
@@ -154,12 +154,12 @@ def _record(device: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Record the kernels of a call in a graph."""
     import torch
 
-    # What is compiled, and what libraries prepare in a first call, cannot be recorded.
+    # Compiling, and what libraries prepare in a first call, cannot be recorded.
     function(*arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
         pool = _pool(device).pool()
-        # What other threads do meanwhile is not recorded, and not refused.
+        # Other threads may go on meanwhile, and are not recorded.
         options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
         with torch.cuda.graph(graph, pool=pool, **options):
             function(*arguments)
@@ -168,9 +168,9 @@ def _record(device: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 
 @cache
 def _pool(device: Any) -> Any:
-    """Make a graph whose memory others use too: none runs beside another or leaves results there.
+    """Make a graph whose memory all others share: no two run at once or leave results there.
 
-    The memory is lost with the last graph that has it, so this one is kept.
+    The memory is freed with the last graph that uses it, so this one is kept.
     """
     import torch
 
@@ -185,7 +185,7 @@ def _copy(a: Any) -> Any:
 
 
 def _layout(tree: Any) -> Any:
-    """Describe nested arrays: what a graph recorded with some can be replayed with."""
+    """Describe nested arrays: a graph can be replayed with any of the same layout."""
     from torch.utils._pytree import tree_flatten
 
     leaves, structure = tree_flatten(tree)

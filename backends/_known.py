@@ -1,4 +1,4 @@
-"""What is known of a backend before anything is imported."""
+"""What is known of each backend before its library is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Known", "known"]
 
 
 class Known(NamedTuple):
-    """One entry of `known.toml`, which says what each field is."""
+    """One entry of `known.toml`, which explains the fields."""
 
     name: str
     module: str

@@ -1,4 +1,4 @@
-"""array-api-strict: the standard and nothing else, to find what it does not promise."""
+"""array-api-strict: the standard and nothing else, to find where the kernel asks for more."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Dask: arrays in blocks, on threads or on the workers of a cluster.
 
-Nothing is computed before somebody reads it, and a training run that nobody reads ends as one
-graph of all its steps, which Dask computes anew for each array that is read. So `compile` computes
-what a function returns, and keeps it: the graph of a step is the longest there is.
+Nothing is computed before it is read, so training would end as one graph of all its steps, which
+Dask computes anew for each array that is read. So `compile` computes what a function returns, and
+keeps it: no graph is longer than a step.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def get(device: str | None) -> Backend:
     from array_api_compat.dask import array as xp
 
     def asarray(host: Any, dtype: str | None = None) -> Array:
-        # A copy, since Dask refers to the memory that it is given.
+        # A copy, since Dask keeps a reference to what it is given.
         host = numpy.array(host, dtype=dtype)
-        # Two blocks of samples, so that sums over them are in no order that NumPy has.
+        # Two blocks of samples, so that sums are in another order than NumPy's.
         chunks = tuple(-(-n // 2) if axis == 0 else n for axis, n in enumerate(host.shape))
         a: Array = dask.array.from_array(host, chunks=chunks)
         return a

@@ -1,4 +1,4 @@
-"""dpnp: NumPy's functions on SYCL, by Intel, here on processors.
+"""dpnp: NumPy's functions on SYCL, by Intel, here on CPUs.
 
 Its arrays wrap those of `dpnp.tensor`, which was `dpctl.tensor` before dpctl 0.22
 (https://github.com/IntelPython/dpnp/pull/2856).
@@ -18,7 +18,7 @@ from ._backend import Backend, BackendUnavailable, no_devices
 
 def get(device: str | None) -> Backend:
     no_devices("dpnp", device)
-    # pip brings a driver for processors but tells nobody where.
+    # pip installs an OpenCL driver for CPUs where nothing looks for it.
     driver = Path(sys.prefix) / "lib" / "libintelocl.so"
     if driver.exists():
         os.environ.setdefault("OCL_ICD_FILENAMES", str(driver))
@@ -35,7 +35,7 @@ def get(device: str | None) -> Backend:
         place = xp.empty(0, device="cpu").device
     except SyclDeviceCreationError:
         raise BackendUnavailable(
-            f"dpnp {xp.__version__} is installed but finds no processor with an OpenCL driver."
+            f"dpnp {xp.__version__} is installed but finds no CPU with an OpenCL driver."
         ) from None
 
     def asarray(host: Any, dtype: str | None = None) -> Array:

@@ -10,11 +10,11 @@ from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, device_index
 
-# The values of so many calls have room in one array of what is compiled.
+# A compiled loop writes the values of so many calls into one array.
 _CALLS_PER_BUFFER = 256
 
-# A loop of a number of turns that is not compiled asks the host before each turn, which on CUDA
-# takes as long as a small step.
+# On CUDA a loop whose number of turns is not known when it is compiled asks the host before each
+# turn, which takes as long as a small step. So turns are grouped by so many.
 _CALLS_WITHOUT_HOST = 16
 
 
@@ -23,7 +23,7 @@ def get(device: str | None) -> Backend:
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"expected the backend 'jax:cpu' or 'jax:cuda', got 'jax:{device}'")
     try:
-        # First, as JAX can end the process where it is missing.
+        # NumPy first, as without it JAX can end the process.
         import numpy  # noqa: I001
         import jax
     except ModuleNotFoundError:
@@ -52,7 +52,7 @@ def get(device: str | None) -> Backend:
         return a
 
     def synchronize(*_: Any) -> None:
-        # JAX has no barrier for a device; nothing it computes is out of reach of a live array.
+        # JAX cannot wait for a device, but all it computes belongs to a live array.
         jax.block_until_ready(jax.live_arrays())
 
     return Backend(
@@ -78,12 +78,12 @@ def _stays(host: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Jit:
-    """`jax.jit`, and many calls of a function in one of what it makes.
+    """`jax.jit`, also for many calls of a function in one.
 
     Attributes
     ----------
     together
-        Calls between which nothing is asked.
+        Calls in a row for which the host is not asked.
     """
 
     together: int
@@ -98,7 +98,7 @@ class _Jit:
         """Compile (state, *constants) -> (state, value) into (count, state, *constants) -> ...
 
         What it returns calls the function `count` times and returns the last state and all values.
-        Any count is compiled once.
+        It is compiled once for any count.
         """
         import jax
         import jax.numpy as jnp

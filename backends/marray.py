@@ -1,4 +1,4 @@
-"""marray: masked arrays, here of NumPy's arrays and with nothing masked."""
+"""marray: masked arrays, here around NumPy's and with nothing masked."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def get(device: str | None) -> Backend:
     )
 
 
-# Arrays of two namespaces do not mix, and each call makes one.
+# Cached, since each call makes a namespace, and arrays of two namespaces do not mix.
 @cache
 def _namespace() -> Any:
     from array_api_compat import numpy

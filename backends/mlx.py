@@ -1,8 +1,8 @@
 """MLX on the CPU, since its GPUs have no float64.
 
-It lacks `.device` of arrays and the `device` parameter of functions
-(https://github.com/data-apis/array-api-compat/issues/451, .../452); the kernel asks for neither
-where they are missing.
+Its arrays lack `.device` and its functions the parameter `device`
+(https://github.com/data-apis/array-api-compat/issues/451, .../452); the kernel does without where
+they are missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def get(device: str | None) -> Backend:
 
     def asarray(host: Any, dtype: str | None = None) -> Array:
         host = numpy.array(host, dtype=dtype)
-        # Left to itself it makes float32 of float64, and it calls bool bool_.
+        # With a name, since MLX would make float32 of float64; it calls bool bool_.
         name = {"bool": "bool_"}.get(host.dtype.name, host.dtype.name)
         a: Array = xp.array(host, dtype=getattr(xp, name))
         return a

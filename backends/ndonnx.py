@@ -1,8 +1,7 @@
-"""ndonnx: arrays that are nodes of an ONNX graph, whose models onnxruntime runs.
+"""ndonnx: arrays that are nodes of an ONNX graph, which onnxruntime runs.
 
-An array without inputs carries its value, since every operation on such arrays is run at once, as
-a model of its own; that is this backend uncompiled, at milliseconds for an operation. `compile`
-traces a function into one model for each signature of its arguments.
+Uncompiled, every operation runs at once as a model of its own, in milliseconds, and arrays carry
+their values. `compile` traces a function into one model for each signature of its arguments.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ def get(device: str | None) -> Backend:
         import ndonnx as xp
         import numpy
 
-        # Without it ndonnx would compute by the reference implementation of ONNX, which has gaps.
+        # Without it ndonnx would compute with the reference implementation of ONNX, which has gaps.
         importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         raise BackendUnavailable(
             f'{error.name} is not installed: pip install "array-api-kernels[ndonnx]"'
         ) from None
 
-    # Its own way to the host is not one that others know.
+    # Its arrays have a method of their own instead of the usual one.
     xp.Array.__array__ = lambda a, dtype=None, copy=None: numpy.array(
         a.unwrap_numpy(), dtype, copy=copy
     )
@@ -73,7 +72,7 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """Trace a function, and make one of its model from the arguments' arrays to its result."""
+    """Trace a function into a model, and make a function of arrays that runs it."""
     import ndonnx as xp
     import onnxruntime
 
@@ -85,7 +84,7 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Calla
         {f"y{i}": a for i, a in enumerate(outputs)},
     )
     options = onnxruntime.SessionOptions()
-    # Its warnings are of constants that it could fold and did not.
+    # It warns of constants that it did not fold.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
 
@@ -107,7 +106,7 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 
 def _filled(tree: Any, arrays: Iterator[Any]) -> Any:
-    """Make a tree like this one of other arrays, in the order of `_leaves`."""
+    """Make a tree like this one with other arrays, in the order of `_leaves`."""
     if isinstance(tree, tuple):
         branches = [_filled(branch, arrays) for branch in tree]
         return tree._make(branches) if hasattr(tree, "_make") else tuple(branches)

@@ -1,4 +1,4 @@
-"""NumPy: the host's memory, no compiler."""
+"""NumPy: no devices, no compiler."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def get(device: str | None) -> Backend:
         ) from None
     from array_api_compat import numpy as xp
 
-    # glibc gives large blocks back to the system and page-faults them in again every step, unless
-    # it has once seen a block of this size freed. The block is never touched.
+    # glibc returns large blocks to the system and page-faults them in again in every step, unless a
+    # block of this size was freed before. The memory of this one is never touched.
     numpy.empty(2**25 - 2**16, dtype=numpy.uint8)
 
     def asarray(host: Any, dtype: str | None = None) -> Array:

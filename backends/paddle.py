@@ -1,7 +1,7 @@
 """Paddle on the CPU.
 
-Its tensors have no `__array_namespace__`, and its functions are the standard's but for those
-below (https://github.com/PaddlePaddle/Paddle/issues/68618).
+Its tensors have no `__array_namespace__`. Its functions are the standard's, except for those below
+(https://github.com/PaddlePaddle/Paddle/issues/68618).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def get(device: str | None) -> Backend:
     no_devices("paddle", device)
     if "tensorflow" in sys.modules and "paddle" not in sys.modules:
         raise BackendUnavailable(
-            "Paddle crashes when it is imported after TensorFlow: ask for it first."
+            "Paddle crashes when it is imported after TensorFlow: import Paddle first."
         )
     try:
         import numpy
@@ -89,7 +89,7 @@ def _namespace() -> Any:
     vars(xp).update((f.__name__, f) for f in (astype, isdtype, argsort, take, max, sum, where))
     tensor = paddle.Tensor
     tensor.__array_namespace__ = namespace
-    # Their own take no Python number on the right.
+    # The tensors' own do not take a Python number on the right.
     tensor.__and__ = lambda a, b: paddle.bitwise_and(a, _tensor(b, a))
     tensor.__xor__ = lambda a, b: paddle.bitwise_xor(a, _tensor(b, a))
     return xp

@@ -1,4 +1,4 @@
-"""quantity-array: numbers with units, here of NumPy's arrays and without one."""
+"""quantity-array: arrays with units, here around NumPy's and without a unit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def get(device: str | None) -> Backend:
     )
 
 
-# Arrays of two namespaces do not mix, and each call makes one.
+# Cached, since each call makes a namespace, and arrays of two namespaces do not mix.
 @cache
 def _namespace() -> Any:
     from array_api_compat import numpy
@@ -55,11 +55,11 @@ def _namespace() -> Any:
     def where(condition: Any, x: Any, y: Any, /) -> Any:
         return choose(condition, x, xp.full_like(x, y) if isinstance(y, float) else y)
 
-    # Its own refuses every device, also the one there is.
+    # Its own refuses every device, even its arrays' device.
     xp.asarray = asarray
-    # Its own makes float64 of float32 and a number.
+    # Its own makes float64 from float32 and a Python number.
     xp.where = where
-    # Its own warns that a unit is lost, also where there is none.
+    # Its own warns that a unit is lost even where there is none.
     xp.ArrayUnitQuantity.__array__ = lambda a, dtype=None, copy=None: numpy.asarray(
         a.magnitude, dtype=dtype, copy=copy
     )

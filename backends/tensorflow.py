@@ -17,13 +17,13 @@ from kernels import Array
 
 from ._backend import Backend, BackendUnavailable, no_devices
 
-# The standard's functions that TensorFlow has under these names elsewhere.
+# Functions of the standard that only TensorFlow's NumPy module has under these names.
 _OF_NUMPY = ("all", "full_like", "isfinite", "log", "log2", "max", "min", "sum", "take")
 
 
 def get(device: str | None) -> Backend:
     no_devices("tensorflow", device)
-    # It reports what the processor can do whenever it is imported.
+    # Otherwise it prints what the CPU can do when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import numpy
@@ -55,7 +55,7 @@ def get(device: str | None) -> Backend:
 
 
 def _is_not_of_retracing(record: logging.LogRecord) -> bool:
-    """Drop its warnings that a function is traced anew, as each call of `fit` makes one."""
+    """Drop warnings that functions are traced often: each call of `fit` makes a new function."""
     return "tf.function retracing" not in str(record.msg)
 
 

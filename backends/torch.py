@@ -66,17 +66,17 @@ def get(device: str | None) -> Backend:
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with inductor, a new shape of an argument anew."""
+    """Compile with inductor, anew for each shape of an argument."""
     import torch
 
     # Tracing array_api_compat's cached look-ups of namespaces is sound: they depend on types.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_")
-    # On CUDA, of what it might do faster.
+    # Hints on CUDA of what might be faster.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled")
     # Symbolic shapes take minutes to compile exact numerics; a training run has two shapes.
-    # Expressions that are used several times are copied into each use up to this many
-    # operations (30 if not set), which made the compilation of exact numerics 3 times longer.
+    # Expressions that are used several times are copied into each use if they have at most so many
+    # operations. With torch's own limit of 30 exact numerics took 3 times as long to compile.
     options: dict[str, Any] = {"realize_opcount_threshold": 8}
     # Older versions of torch cannot leave guards out.
     if hasattr(torch.compiler, "skip_guard_on_globals_unsafe"):
@@ -85,8 +85,8 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
         return function(*_without_axes(arguments), **named)
 
-    # Dynamo counts recompilations by code object, and after 8 of them runs it uncompiled: a
-    # function made in a loop, such as that of `fit`, needs a code object for each turn.
+    # Dynamo counts compilations by code object, and after 8 runs it uncompiled. So each function
+    # gets a code object of its own.
     own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
     compiled = torch.compile(own, dynamic=False, options=options)
 
@@ -99,15 +99,15 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Number(NamedTuple):
     """A number as an array of one axis.
 
-    Of such an array of no axes torch also makes a symbol, finds that nothing uses it, and traces
-    the whole function again without: a quarter of the work that is not the C++ compiler's.
+    Of a 0-d array torch also makes a symbol, finds that nothing uses it, and traces the whole
+    function again without it: a quarter of the time besides the C++ compiler's.
     """
 
     array: Any
 
 
 def _with_axes(a: Any) -> Any:
-    """Replace 0-d arrays of float64 in the memory of the host, in tuples of tuples."""
+    """Replace 0-d float64 arrays on the CPU, in nested tuples."""
     if isinstance(a, tuple):
         return _filled(a, [_with_axes(part) for part in a])
     is_number = getattr(a, "is_cpu", False) and a.ndim == 0 and str(a.dtype) == "torch.float64"
@@ -128,7 +128,7 @@ def _filled(like: tuple[Any, ...], parts: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _guards_kept(guards: Sequence[Any]) -> list[bool]:
-    """Leave out that these modules are as they were: two thirds of what a call checks first."""
+    """Leave out guards that these modules are unchanged: two thirds of all guards."""
     modules = ("import_kernels_dot_", "import_array_api_compat", "builtins")
     unchanged = tuple(f"G['__{name}" for name in modules)
     return [not guard.name.startswith(unchanged) for guard in guards]

@@ -67,7 +67,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help=f"{', '.join(BENCH_NUMERICS)}; may be given again. exact-1 is the cheaper "
-            "setting of one product, in float32. Default: all; with --growth, native and exact."
+            "setting with one product, for float32. Default: all; with --growth, native and exact."
         ),
     ] = None,
     mode: Annotated[
@@ -89,20 +89,21 @@ def bench(
     seconds: Annotated[
         float,
         typer.Option(
-            help="Time for the rounds of one case in one dtype, of which there are at least 5; "
-            "with --growth, for the sizes of one series.",
+            help="Time for the rounds of one case in one dtype, at least 5; with --growth, for the "
+            "sizes of one series.",
             min=0.0,
         ),
     ] = 40.0,
     growth: Annotated[
         bool,
-        typer.Option("--growth", help="Time steps by batch, width and depth instead."),
+        typer.Option("--growth", help="Time steps of growing batch, width and depth instead."),
     ] = False,
     largest: Annotated[
         int | None, typer.Option(help="The largest size in --growth.", min=1)
     ] = None,
     memory_fraction: Annotated[
-        float, typer.Option(help="Of the machine's memory, for --growth.", min=0.0, max=1.0)
+        float,
+        typer.Option(help="The part of memory that --growth may fill.", min=0.0, max=1.0),
     ] = 0.5,
     output: Annotated[
         Path | None,
@@ -110,11 +111,11 @@ def bench(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Time the kernel beside what others would write, in one process and interleaved.
+    """Time the kernel beside programs that others would write, interleaved in one process.
 
-    Every program first has to give the kernel's losses. All programs then train once in each
-    round; a ratio is taken within each round, and the median and quartiles over the rounds are
-    shown. Ratios below 1 mean that the program on the left is the faster one.
+    Every program must first compute the kernel's losses. Then all programs train once in each
+    round, and ratios of times are taken within each round; medians and quartiles over the rounds
+    are shown. A ratio below 1 means that the program on the left is the faster one.
     """
     # Exact numerics compute in float64, which JAX asks to be enabled before it is imported.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -175,12 +176,12 @@ def bench(
 def _chosen(
     option: str, given: list[str] | None, known: tuple[str, ...], usual: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Look up what was given for an option that may be given again."""
+    """Check the values of an option that may be given again."""
     return tuple(dict.fromkeys(choose(option, name, known) for name in given or usual))
 
 
 def for_speed(place: Backend) -> bool:
-    """Say whether anybody would choose this library for speed: array-api-strict is for tests."""
+    """Say whether a library is used for speed: array-api-strict is for tests."""
     return not place.slow and place.name != "array-api-strict"
 
 
@@ -195,7 +196,7 @@ def _find(names: list[str], dtypes: tuple[str, ...]) -> tuple[Backend, ...]:
 
 
 def _check_output(folder: Path) -> None:
-    """Make the folder and see that files can be written there, before anything is timed."""
+    """Make the folder and check that files can be written there, before anything is timed."""
     require("matplotlib", "--output")
     with as_cli_error(OSError, prefix=f"cannot write into --output {folder}: "):
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,7 +214,7 @@ def _write(folder: Path, text: str, contests: list[Contest], growths: list[Growt
 
 
 def _plain(value: Any) -> Any:
-    """Make objects and lists of NamedTuples and tuples, for JSON."""
+    """Convert NamedTuples and tuples to dictionaries and lists, for JSON."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):

@@ -22,9 +22,9 @@ class Case(NamedTuple):
     Attributes
     ----------
     make
-        (asarray, dtype) -> Problem: the problem on a backend whose function `asarray` is.
+        (asarray, dtype) -> Problem: the problem on the backend that `asarray` belongs to.
     steps
-        Enough for what happens once in a run not to count.
+        Enough to make what happens once in a run negligible.
     """
 
     make: Callable[[AsArray, str], Problem]
@@ -47,7 +47,7 @@ def generated(
     like
         A float32 or float64 array that gives the namespace, dtype and device.
     learning_rate
-        Of a summed squared error.
+        Suited to a summed squared error.
     """
     # The streams of the layers count up from 0.
     x, y = (
@@ -92,10 +92,10 @@ CASES = {
     "tutorial": Case(lambda asarray, dtype: tutorial(like=asarray([0.0], dtype)), 30),
     "wide": _generated_case("wide", 1024, (1024, 1024, 1024, 128), 5),
     "deep": _generated_case("deep", 256, (512,) * 7 + (10,), 10),
-    # In dual form, with steps enough for what is done once in 256.
+    # In dual form, with the 256 steps of a period.
     "tutorial-dual": Case(lambda asarray, dtype: tutorial_dual(like=asarray([0.0], dtype)), 256),
     "features": _dual(_generated_case("features", 100, (20_000, 100, 1), 256)),
-    # Two epochs of 23 batches, the last of which is smaller.
+    # Two epochs of 23 batches, each with a smaller last batch.
     "digits": Case(lambda asarray, dtype: digits(asarray=asarray, dtype=dtype), 46),
     "tutorial-adam": Case(
         lambda asarray, dtype: tutorial(like=asarray([0.0], dtype))._replace(optimizer=Adam(1e-3)),

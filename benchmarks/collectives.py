@@ -1,9 +1,9 @@
 """`python -m benchmarks.collectives`: a step of a thousand workers, simulated from one of them.
 
-The numerics of a step run with a team that notes what it is asked to send. So they say how many
-collectives wait for each other and how large they are, and how long the arithmetic of one worker
-takes. How long its messages take says a model of two numbers, the latency a and the time b of a
-byte. For n bytes and p workers it is the least of
+The numerics of a step run with a team that records what it is asked to send. This shows how many
+collectives wait for each other, how large they are, and how long the arithmetic of a worker takes.
+The time of a collective comes from a model of two numbers, the latency a and the time b of a byte.
+For n bytes and p workers it is the least of
 
     ring             2 (p - 1) a + 2 (p - 1) / p n b
     tree             log2(p) (a + n b)
@@ -53,7 +53,8 @@ _NUMERICS: dict[str, Any] = {"native": NATIVE, "exact": EXACT}
 _MEASURED = (1, 2, 3, 4)
 _SIMULATED = (1, 2, 4, 10, 30, 100, 300, 1000)
 
-# Of the small and the large message whose times give latency and bandwidth, and how often.
+# Bytes of the small and the large message whose times give latency and bandwidth, and how often
+# they are sent.
 _SMALL, _LARGE, _TIMES = 8, 2**20, 50
 _ROUNDS = 7
 
@@ -62,8 +63,8 @@ _ROUNDS = 7
 class _Recorder:
     """The first worker of a `kernels.numerics.Team`, without the others.
 
-    It computes what that worker would, and notes the bytes of each exchange. What comes back is its
-    own part, so the numbers are nobody's.
+    It computes what that worker would, and records the bytes of each exchange. It gets its own part
+    back, so the results are not those of a training.
 
     Attributes
     ----------
@@ -101,13 +102,13 @@ class _Recorder:
 
 
 class Link(NamedTuple):
-    """What is between two workers: seconds until the first byte, and for each byte."""
+    """The link between two workers: seconds until the first byte, and seconds for each byte."""
 
     latency: float
     byte: float
 
     def all_reduce(self, size: float, count: int) -> float:
-        """Estimate the seconds in which so many workers reduce so many bytes, by the best way.
+        """Estimate the seconds in which `count` workers reduce `size` bytes, in the best way.
 
         Examples
         --------
@@ -136,7 +137,7 @@ def exchanges(problem: Problem, numerics: Any, count: int) -> list[int]:
     if count == 1:
         return []
     first, two = (_recorded(problem, numerics, count, steps) for steps in (1, 2))
-    # What is sent before the first step is sent once.
+    # Leaves out what is sent once, before the first step.
     return two[len(first) :]
 
 
@@ -145,18 +146,18 @@ def collectives(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     numerics: Annotated[str, typer.Option(help=f"{' or '.join(_NUMERICS)}.")] = "exact",
     latency: Annotated[
-        float, typer.Option(help="Of a network, in seconds, for the simulation.", min=0.0)
+        float, typer.Option(help="Of the simulated network, in seconds.", min=0.0)
     ] = 5e-6,
     bandwidth: Annotated[
-        float, typer.Option(help="Of that network, in bytes per second.", min=1.0)
+        float, typer.Option(help="Of the simulated network, in bytes per second.", min=1.0)
     ] = 50e9,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     into: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Simulate a step of 1 to 1000 workers, and compare that of 1 to 4 with workers of torch.
+    """Simulate a step of 1 to 1000 workers, and compare 1 to 4 with real workers of torch.
 
-    The link between the processes of this machine is measured, with two of them. All compute with
-    one thread. Where there are more workers than cores, they take turns.
+    For the comparison the link between two processes of this machine is measured. Every worker
+    computes with one thread; more workers than cores take turns.
     """
     for module in ("typer", "rich"):
         require(module, "benchmarks.collectives", extra="bench")
@@ -221,7 +222,7 @@ def _train(problem: Problem, numerics: Numerics, steps: int) -> None:
 
 
 def _seconds(problem: Problem, numerics: Any, count: int, steps: int) -> float:
-    """Time a step of one of so many workers, who sends nothing."""
+    """Time a step of one of so many workers, without sending."""
     if count > 1:
         numerics = replace(numerics, team=_Recorder(count))
     return _step(lambda: _train(problem, numerics, steps), steps)

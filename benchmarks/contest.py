@@ -37,9 +37,9 @@ class Plan(NamedTuple):
     modes
         "eager", "compiled" or both.
     steps
-        Of one measurement; None is the case's own.
+        Of one measurement; None for the case's own.
     rounds
-        How many; None is as many as fit into `seconds`.
+        How many; None for as many as fit into `seconds`.
     seconds
         The time for the rounds of one case in one dtype.
     """
@@ -58,7 +58,7 @@ class Contestant(NamedTuple):
     Attributes
     ----------
     name
-        For people, unlike any other's.
+        Unique, for people.
     kind
         "kernel", "peer" or "floor".
     backend
@@ -68,11 +68,11 @@ class Contestant(NamedTuple):
     make
         () -> train, where train(steps) returns the losses.
     synchronize
-        (losses): waits until they are computed.
+        (losses) -> None: wait until they are computed.
     biases
         Whether it trains biases that the problem lacks.
     apart
-        How far its losses may be from the kernel's, besides rounding.
+        The relative difference that its losses may have from the kernel's, besides rounding.
     """
 
     name: str
@@ -87,20 +87,20 @@ class Contestant(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """What was measured of a contestant; the fields that are not here are `Contestant`'s.
+    """What was measured of a contestant; the first five fields are those of `Contestant`.
 
     Attributes
     ----------
     first_run_seconds
-        Of the first run of all steps, with what is compiled and prepared.
+        Of the first run of all steps, compilation included.
     per_step
         Seconds.
     rounds
         Seconds per step in each round.
     allocated_bytes
-        The most that a run held of its own; None where nobody counts.
+        The peak of memory that a run allocated; None where it cannot be counted.
     weights
-        How many times the largest weight that is.
+        That peak divided by the size of the largest weight.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Contest(NamedTuple):
     steps, rounds
         Steps in a measurement, and measurements of each contestant.
     contestants, ratios
-        What came of it.
+        The results.
     not_run
         The name of each contestant that could not run, and why.
     """
@@ -166,7 +166,7 @@ def hold(
     for contestant in _contestants(case, host, dtype, plan):
         progress(f"{name} {dtype}: first run of {contestant.name}")
         try:
-            # Making it is no part of its first run: the weights are drawn and moved.
+            # Drawing and moving the weights is not part of the first run.
             train = contestant.make()
             first, losses = timed(_program(contestant, train, steps))
             second, _ = timed(_program(contestant, train, steps))
@@ -222,7 +222,7 @@ def _contestants(case: Case, host: Problem, dtype: str, plan: Plan) -> Iterator[
     for place in plan.places:
         problem = case.make(place.asarray, dtype)
         for numerics in plan.numerics:
-            # One product is too few for float64.
+            # One product is not enough for float64.
             if numerics == "exact-1" and dtype == "float64":
                 continue
             for mode in plan.modes:
@@ -271,12 +271,12 @@ def _peers(host: Problem, dtype: str, places: Sequence[Backend]) -> Iterator[tup
         if not peer.trains(host, dtype):
             continue
         if peer.library is None:
-            # One is enough; it has to be a library that it can use.
+            # One place is enough, of a library that this peer can use.
             usable = [place for place in places if _library(place.name) in ("jax", "torch")]
             chosen = usable[:1] or [backends.get("numpy")]
         else:
             chosen = [place for place in places if _library(place.name) == peer.library]
-        # The loop in NumPy is what libraries are compared with.
+        # All libraries are compared with the loop in NumPy.
         if peer is NUMPY_LOOP:
             chosen = [backends.get("numpy")]
         for place in chosen:
@@ -337,7 +337,7 @@ def _check(contestant: Contestant, losses: Any, host: Problem, dtype: str) -> No
     if contestant.biases:
         layers = tuple(Layer(w, w[0, :] * 0.0 if b is None else b) for w, b in host.layers)
     expected = fit(layers, host.x, host.y, steps=2, **method_of(host) | {"dual": False}).losses
-    # Not len: an array of the standard has none.
+    # Not `len`, which the standard's arrays lack.
     count = losses.shape[0] if hasattr(losses, "shape") else len(losses)
     got = [float(losses[i]) for i in range(min(2, count))]
     want = [float(expected[i]) for i in range(len(got))]

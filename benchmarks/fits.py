@@ -27,7 +27,7 @@ class Fit(NamedTuple):
     Attributes
     ----------
     name
-        Of the class, in `kernels.estimators` and scikit-learn.
+        The name of the class in `kernels.estimators` and in scikit-learn.
     make
         () -> (X, y), float64.
     settings
@@ -53,7 +53,7 @@ def _wide() -> tuple[Any, Any]:
     return x, x[:, :5].sum(axis=1)
 
 
-# As many steps for both: neither ends before.
+# Neither stops early, so both take as many steps.
 _TO_THE_END: dict[str, Any] = {"tol": 0.0, "n_iter_no_change": 1000, "random_state": 0}
 
 FITS = {
@@ -70,12 +70,12 @@ def fits(
         typer.Option(help=f"{', '.join(FITS)}; may be given again. Default: all."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
-    rounds: Annotated[int, typer.Option(help="Fits of each.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Fits of each estimator.", min=1)] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time whole fits of the estimators, native and exact, and scikit-learn's, by turns.
+    """Time whole fits of the estimators, native and exact, and of scikit-learn's, in turn.
 
-    The number of epochs is given, and a ratio is taken within each round.
+    The number of epochs is fixed, and ratios of times are taken within each round.
     """
     require("sklearn", "benchmarks.fits", extra="estimators")
     names = [choose("--case", name, tuple(FITS)) for name in case or FITS]
@@ -129,7 +129,7 @@ def _models(case: Fit) -> Iterator[tuple[str, Any]]:
     yield "scikit-learn", getattr(sklearn.neural_network, case.name)(**settings)
     yield "native", ours(**settings)
     yield "exact", ours(**settings, numerics="exact")
-    # Of more features than samples there is a form that is exact and short.
+    # With more features than samples the dual form is faster.
     if case.make is _wide:
         yield "exact, dual", ours(**settings, numerics="exact", dual=True)
 

@@ -19,7 +19,7 @@ from kernels.cli.tables import make_table, print_table
 
 __all__ = ["DATA", "folds"]
 
-# Each with what differs from the defaults: the few samples of diabetes are overfitted by more.
+# Data sets and their settings: the defaults would overfit the few samples of diabetes.
 DATA: dict[str, dict[str, Any]] = {
     "digits": {},
     "wine": {},
@@ -41,12 +41,12 @@ def folds(
         list[str] | None,
         typer.Option(help=f"{', '.join(_SOLVERS)}; may be given again. Default: all."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Times that the data are cut into folds.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="How often to cut the data into folds.", min=1)] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score the estimators and scikit-learn's on the same five folds, standardized, in float64.
 
-    The score is accuracy, and R^2 of diabetes. A difference is that of scores on the same fold.
+    The score is accuracy, but R^2 for diabetes. Differences are between scores on the same fold.
     """
     require("sklearn", "benchmarks.folds", extra="estimators")
     names = [choose("--data", name, tuple(DATA)) for name in data or DATA]
@@ -70,7 +70,7 @@ def folds(
 
 
 def _scores(name: str, solver: str, seeds: int) -> dict[str, list[float]]:
-    """Score both, in each fold of each seed, which is that of the network too."""
+    """Score both in each fold, for each seed of folds and network."""
     import sklearn.datasets
     import sklearn.neural_network
     from sklearn.exceptions import ConvergenceWarning

@@ -1,4 +1,4 @@
-"""How the time of a step grows with the size of a network, and that of its products alone."""
+"""How the time of a step, and of its matrix products alone, grows with the size of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .timing import interleave, timed
 
 __all__ = ["EXPECTED", "Growth", "Point", "estimate_bytes", "exponent", "grow"]
 
-# The power of each size that the arithmetic of a step grows with.
+# The power with which the arithmetic of a step grows with each size.
 EXPECTED = {"batch": 1, "width": 2, "depth": 1, "batch and width": 3}
 
 _BASE = {"batch": 256, "width": 512, "depth": 2}
@@ -49,11 +49,11 @@ class Growth(NamedTuple):
     fixed
         The other sizes.
     backend, dtype, numerics, compiled
-        What was timed; "products alone" for numerics are the matrix products of native numerics.
+        What was timed. The numerics "products alone" are the matrix products of native numerics.
     points
-        By size.
+        One for each size, ascending.
     exponent, expected
-        That of a power law through the larger half of the points, and that of the arithmetic.
+        The exponent of a power law through the larger half of the points, and of the arithmetic.
     stopped
         Why there are no larger sizes.
     """
@@ -82,7 +82,7 @@ def grow(
     largest: int | None,
     progress: Callable[[str], object],
 ) -> list[Growth]:
-    """Double one size until memory, the time for the series or the largest size is reached.
+    """Time steps while doubling one size, until a limit of memory, time or size is reached.
 
     Parameters
     ----------
@@ -91,11 +91,11 @@ def grow(
     place, dtype, numerics, compiled
         What to time; all numerics are timed in turn at each size.
     seconds
-        No size is begun that is expected to end later than this.
+        The limit of time: a size that is expected to end later is not begun.
     memory_fraction
-        Of the machine's memory, for the estimate of what a size takes.
+        The limit of memory, as a part of the machine's.
     largest
-        The largest size, if any.
+        The limit of size, or None.
     progress
         Called with a sentence before each size.
     """
@@ -110,7 +110,7 @@ def grow(
             for name in names
         }
         if largest is not None and size > largest:
-            stopped = f"{varied} {size} is over {largest}"
+            stopped = f"{varied} {size} is above {largest}"
         elif max(needed.values()) > limit:
             stopped = (
                 f"{varied} {size} needs about {max(needed.values()) / 2**30:.1f} GiB of "
@@ -201,7 +201,7 @@ def _time(
                 layers,
                 x,
                 y,
-                # So small a rate that no size diverges: NaN can take another time.
+                # So small that no size diverges: arithmetic with NaN can take another time.
                 learning_rate=1e-12,
                 steps=_STEPS,
                 dual=False,

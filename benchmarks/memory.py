@@ -1,4 +1,4 @@
-"""How much memory a function takes above what is held before it."""
+"""How much memory a function allocates on top of what is held before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.record`: what this machine can say about the kernel, kept in files."""
+"""`python -m benchmarks.record`: run tests, verify and benchmarks here, and keep the results."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def record(
         bool, typer.Option("--quick", help="A few rounds of benchmarks, for a first look.")
     ] = False,
 ) -> None:
-    """Run the tests, verify and benchmarks with what is installed, and keep what came of them.
+    """Run the tests, verify and benchmarks with what is installed, and keep the results.
 
-    Nothing is fetched. Writes DATE-DEVICE.json, .png and a page, .md, into DIR. The exit status is
-    1 if a test failed or an exact digest differs; the files are written nevertheless.
+    Nothing is downloaded. Writes DATE-DEVICE.json, .png and .md into DIR. The exit status is 1 if a
+    test failed or an exact digest differs; the files are written nevertheless.
     """
     require("pytest", "record", extra="bench")
     require("matplotlib", "record")

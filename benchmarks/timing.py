@@ -12,9 +12,9 @@ __all__ = ["Spread", "interleave", "ratios", "rounds_for", "spread", "timed"]
 
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 100
 
-# OpenBLAS's threads, which NumPy uses, wait for more work for 2**26 cycles and take a core from
-# whoever runs next, and a library's own threads are slow to wake: torch was seen four times slower
-# right after NumPy. What takes longer than the second number hardly notices.
+# The threads of OpenBLAS, which NumPy uses, spin for 2**26 cycles in wait for more work and take
+# cores from the next program, and a library's own threads are slow to wake: torch was four times
+# slower right after NumPy. What takes longer than the second number hardly notices.
 _SETTLE_SECONDS = 0.1
 _SHORT_SECONDS = 0.5
 
@@ -118,7 +118,7 @@ def interleave(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Collect garbage between rounds only, and only what is new: libraries hold many objects."""
+    """Collect garbage only between rounds, and only new objects: libraries hold many old ones."""
     enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

@@ -233,7 +233,7 @@ def test_dpnp_that_cannot_run(backend, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    message = f"dpnp {backend.version} is installed but finds no processor with an OpenCL driver."
+    message = f"dpnp {backend.version} is installed but finds no CPU with an OpenCL driver."
     assert done.stderr.splitlines()[-1].endswith(f"BackendUnavailable: {message}")
     monkeypatch.setitem(sys.modules, "dpctl", None)
     with pytest.raises(BackendUnavailable, match=r"dpnp is not importable \(.*dpctl.*\): pip inst"):

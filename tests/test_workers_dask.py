@@ -265,7 +265,7 @@ def test_too_little_memory(scheduler, tmp_path, labels):
     _, err = run(*options, command=IMPATIENT, status=1, timeout=150)
     assert err == (
         "Error: 2 of 2 workers of Dask are paused and nothing advances, since their memory limit, "
-        "10 MB, is too small for what they are and hold.\n"
+        "10 MB, is too small for the program and its data.\n"
     )
 
 
@@ -392,8 +392,8 @@ def test_program_without_a_guard(backend, tmp_path):
     assert got.returncode == 1
     told = [line for line in got.stderr.splitlines() if "BackendUnavailable: " in line]
     assert told == [
-        "backends._backend.BackendUnavailable: The workers of Dask cannot start: a program that "
-        'joins them does so below `if __name__ == "__main__":`, since they import it.'
+        "backends._backend.BackendUnavailable: The workers of Dask cannot start: they import the "
+        'program, which must join them below `if __name__ == "__main__":`.'
     ]
 
 

@@ -26,8 +26,9 @@ def predict(
 ) -> Any:
     """Compute the network's prediction, differentiable with respect to its parameters and x.
 
-    Forwards this is `kernels.forward(layers, x)[-1]`, backwards `kernels.backward_to_input`. It
-    works under `jax.jit` and under `jax.vmap` over batches, of x or of networks.
+    The forward pass is `kernels.forward(layers, x)[-1]`, the backward pass
+    `kernels.backward_to_input`. It works under `jax.jit`, and under `jax.vmap` over batches of x or
+    of networks.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ def predict(
     ValueError
         As `kernels.forward`.
     TypeError
-        As `kernels.forward`; also when it is differentiated forwards, as by `jax.jvp` or when its
-        gradient is differentiated again in that way.
+        As `kernels.forward`; also when it is differentiated in forward mode, as by `jax.jvp` or, of
+        its gradient, by `jax.hessian`.
 
     Examples
     --------
@@ -70,7 +71,7 @@ def loss_of(
 ) -> Any:
     """Compute a loss of the kernel, differentiable with respect to the prediction.
 
-    Its gradient is the one that `loss` returns, times the gradient of what is made of the loss.
+    Its gradient is the one that `loss` returns, times the gradient with respect to the loss.
 
     Parameters
     ----------
@@ -144,5 +145,5 @@ def _loss_backward(_: Loss, numerics: Numerics, gradient: Any, factor: Any) -> t
     return numerics.multiply(gradient, factor), None
 
 
-# So that the forward function is told with respect to what it is differentiated.
+# Symbolic zeros tell the forward function what it is differentiated with respect to.
 _loss_of.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)

@@ -25,7 +25,7 @@ def predict(
 ) -> Any:
     """Compute the network's prediction, differentiable with respect to its parameters and x.
 
-    Forwards this is `kernels.forward(layers, x)[-1]`, backwards `kernels.backward`, and
+    The forward pass is `kernels.forward(layers, x)[-1]`, the backward pass `kernels.backward`, or
     `kernels.backward_to_input` where x needs a gradient. It works under `torch.compile`.
 
     Parameters
@@ -69,7 +69,7 @@ def loss_of(
 ) -> Any:
     """Compute a loss of the kernel, differentiable with respect to the prediction.
 
-    Its gradient is the one that `loss` returns, times the gradient of what is made of the loss.
+    Its gradient is the one that `loss` returns, times the gradient with respect to the loss.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class _Predict(torch.autograd.Function):  # type: ignore[misc]
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        # Of n layers there are n + 1 activations and 2 n parameters.
+        # n layers have n + 1 activations and 2 n parameters.
         count = len(saved) // 3 + 1
         activations, layers = saved[:count], _pairs(saved[count:])
         x_gradient: Any = None

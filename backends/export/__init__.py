@@ -1,1 +1,1 @@
-"""The kernel as a model that runs without Python: one file per format, `backends.export.onnx`."""
+"""The kernel as a model that runs without Python, one file per format: `backends.export.onnx`."""

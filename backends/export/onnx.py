@@ -1,4 +1,4 @@
-"""The kernel as ONNX models, which ndonnx makes of it by tracing.
+"""The kernel as ONNX models, traced by ndonnx.
 
 A model's inputs and outputs are named as in the files of `kernels.save`: `layers.0.weight`, `x`.
 """
@@ -19,7 +19,7 @@ from kernels.numerics import NATIVE, Numerics
 
 __all__ = ["forward_model", "step_model"]
 
-# Protobuf, which ONNX files are, ends at 2 GiB; all but the weights takes less than the rest.
+# An ONNX file is a Protobuf, of at most 2 GiB; what is not weights fits into the difference.
 _MAX_WEIGHTS = 2**31 - 2**24
 
 
@@ -31,7 +31,7 @@ def forward_model(
     before: Callable[[Array], Array] | None = None,
     after: Callable[[Array], Array] | None = None,
 ) -> Any:
-    """Make a model of the prediction, kernels.forward(layers, x)[-1].
+    """Make a model of the prediction, `kernels.forward(layers, x)[-1]`.
 
     Its input is `x` of shape (batch, n_in) for any batch of at least one sample, its output
     `prediction` of shape (batch, n_out). The weights are initializers of the model.
@@ -45,9 +45,9 @@ def forward_model(
     numerics
         What products and sums are.
     before
-        What makes the input of the network of `x`, which is float64 then, of as many columns.
+        Makes the network's input from `x`, of as many columns; `x` is then float64.
     after
-        What makes `prediction` of the output of the network.
+        Makes `prediction` from the network's output.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def forward_model(
 
 
 def _of_one_unit(activation: Activation) -> Activation:
-    """Compute a layer of one unit in one dimension: ndonnx takes one column for any number."""
+    """Compute a layer of one unit in one dimension: ndonnx would broadcast a single column."""
 
     def value(a: Any, numerics: Numerics) -> Array:
         if a.shape[1] != 1:
@@ -104,7 +104,7 @@ def step_model(
     activation: Activation = relu,
     numerics: Numerics = NATIVE,
 ) -> Any:
-    """Make a model of a whole step of training, kernels.step(layers, x, y, ...).
+    """Make a model of a whole step of training, `kernels.step(layers, x, y, ...)`.
 
     Its inputs are `layers.0.weight`, `layers.0.bias`, ..., `x` of shape (batch_size, n_in) and `y`:
     classes of dtype int64 and shape (batch_size,) for `softmax_cross_entropy`, otherwise numbers of
@@ -139,7 +139,7 @@ def step_model(
     settings: Any = {"loss": loss, "activation": activation, "numerics": numerics}
     new, value = kernels.step(weights, x, y, learning_rate=learning_rate, **settings)
     inputs = _named("", weights) | {"x": x, "y": y}
-    # A name stands for one value in a model, so outputs have names of their own.
+    # Names in a model are unique, so outputs have names of their own.
     return _checked(_build(inputs, _named("new.", new) | {"loss": value}))
 
 
@@ -147,8 +147,8 @@ def step_model(
 class _Rows:
     """The numerics of `forward` for matrices of an unknown number of rows.
 
-    The result of ndonnx's product of such a matrix has an unknown number of columns as well, but
-    exact numerics ask how many terms there are in the next product.
+    In ndonnx a product with such a matrix has an unknown number of columns as well, but exact
+    numerics need to know the number of terms of the next product.
     """
 
     numerics: Numerics
@@ -156,7 +156,7 @@ class _Rows:
     def matmul(self, a: Any, b: Array) -> Array:
         import ndonnx
 
-        # What is made of a matrix of one column has an unknown number of columns, too.
+        # Results of operations on a single column have an unknown number of columns, too.
         a = ndonnx.reshape(a, (-1, b.shape[0]))
         product = self.numerics.matmul(a, b)
         return cast(Array, ndonnx.reshape(product, (-1, b.shape[1])))
@@ -164,7 +164,7 @@ class _Rows:
     def add(self, a: Any, b: Array) -> Array:
         import ndonnx
 
-        # The sum of one column and one number has an unknown number of columns likewise.
+        # So has the sum of one column and one number.
         return cast(Array, ndonnx.reshape(self.numerics.add(a, b), (-1, a.shape[1])))
 
     def __getattr__(self, name: str) -> Any:
@@ -190,7 +190,7 @@ def _arguments(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 
 def _named(prefix: str, layers: Sequence[Layer]) -> dict[str, Array]:
-    """Name the parameters as `kernels.save` does."""
+    """Give the parameters by their names in a file of `kernels.save`."""
     return {
         f"{prefix}layers.{i}.{field}": a
         for i, layer in enumerate(layers)
@@ -202,7 +202,7 @@ def _named(prefix: str, layers: Sequence[Layer]) -> dict[str, Array]:
 def _build(inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
     import spox
 
-    # Without ndonnx's description of inputs that will have become initializers.
+    # Not by ndonnx, which would describe inputs that become initializers later.
     return spox.build(
         {name: a.unwrap_spox() for name, a in inputs.items()},
         {name: a.unwrap_spox() for name, a in outputs.items()},

@@ -1,12 +1,11 @@
 """Any number of workers: engines that split a batch, with the kernel unchanged and the same bits.
 
-One module for each engine, which only those import who want it. Each has a function
+Each engine is a module, imported when it is asked for, with a function
 
     join(count=None, device=None) -> context manager of `Workers`
 
-(that of Dask also the address of a scheduler)
-that raises `BackendUnavailable` if the engine is not installed and ValueError for a number of
-workers or a device that it cannot have.
+It raises `BackendUnavailable` if the engine is not installed, and ValueError for a number of
+workers or a device that it cannot have. Dask's also takes the address of a scheduler.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["ENGINES", "WorkerLost", "Workers", "join"]
 
 ENGINES = ("torch", "jax", "dask")
 
-# Engines have one set of workers in a process.
+# A process has one set of workers at a time.
 _FREE = Lock()
 
 
@@ -41,12 +40,13 @@ class Workers(NamedTuple):
     backend
         A `Backend` of the engine, whose arrays are whole on every worker.
     shard
-        (array) -> array: split along the first axis what takes part in every step, if the engine
+        (array) -> array: split along the first axis an array that every step uses, if the engine
         gains from that.
     numerics
-        (numerics) -> numerics: those for `kernels.fit`, which of torch split batches.
+        (numerics) -> numerics: those to give to `kernels.fit`. With torch these split batches.
     compile
-        For the `compile` of `kernels.fit`: what of JAX and Dask splits batches, and else None.
+        The compiler to give to `kernels.fit`. With JAX and Dask this splits batches; with torch it
+        is None.
     count
         How many workers there are.
     first
@@ -68,7 +68,7 @@ def join(
     device: str | None = None,
     scheduler: str | None = None,
 ) -> Iterator[Workers]:
-    """Join the workers of an engine, for as long as the context lasts, and one at a time.
+    """Join the workers of an engine for as long as the context lasts.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ def join(
     Raises
     ------
     ValueError
-        If the engine is not known, or cannot have so many workers or that device; or if workers are
-        joined already.
+        If the engine is not known, cannot have so many workers or that device, or this process has
+        joined workers already.
     BackendUnavailable
         If the engine is not installed, or there is no such device here.
     """

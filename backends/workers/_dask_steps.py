@@ -25,14 +25,14 @@ from ._dask_team import NO_SAMPLES, Block, Given, Step, take_step
 
 __all__ = ["READ", "Cluster", "compile_step", "computed", "persisted", "sent", "to_numpy"]
 
-# How the names of arrays begin whose blocks are read from a file.
+# The names of arrays whose blocks are read from a file begin so.
 READ = "read-"
 
-# Then the weights are sent anew: what is lost with a worker is computed again, and how to do that
-# the scheduler must remember since the last time.
+# Steps after which the weights are sent anew. What is lost with a worker is computed again from
+# there, for which the scheduler must remember all steps since.
 _STEPS_TO_REPEAT = 20
 
-# All workers join their predictions, and their gradients.
+# A step has at least two: of predictions and of gradients.
 _LEAST_JOINS = 2
 
 _SECONDS_BETWEEN_LOOKS = 10.0
@@ -49,7 +49,7 @@ class Cluster(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """A batch of some shape and dtype: the blocks of each worker, and what they are made of."""
+    """A batch: the blocks of each worker, and the held blocks that their tasks need."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -60,19 +60,19 @@ class _Batch(NamedTuple):
 def compile_step(
     function: Callable[..., Any], cluster: Cluster, shard: Callable[[Array], Any]
 ) -> Callable[..., Any]:
-    """Make of (trained, x, y, numbers, operands) -> (trained, loss) one that runs it on workers.
+    """Make a step (trained, x, y, numbers, operands) -> (trained, loss) that runs on workers.
 
-    What is trained, y and the numbers are arrays or tuples of such. `operands`, what `kernels.fit`
-    prepared of a whole x, are not used: they are larger than x. Of a function of one array what it
-    returns is computed and kept.
+    trained, y and numbers are arrays or nested tuples of arrays. `operands`, prepared by
+    `kernels.fit` from the whole x, are not used: they are larger than x. The result of a function
+    of one array is computed and kept.
     """
     name, numbers = f"step-{uuid4().hex}", count(1)
-    # How many joins a step has, by the number of samples and the dtype.
+    # How many joins a step has, by number of samples and dtype.
     joins: dict[Any, int] = {}
     latest: dict[str, tuple[list[str], Any]] = {}
 
     def once(role: str, make: Callable[[], Any], tree: Any) -> Any:
-        """Make something of arrays, unless the last step did of the same."""
+        """Make something from arrays, or reuse it if the last step made it from the same."""
         names = [a.name for a in _leaves(tree)]
         if role not in latest or latest[role][0] != names:
             latest[role] = names, make()
@@ -86,7 +86,7 @@ def compile_step(
         literals = [numpy.asarray(a.compute(scheduler="synchronous")) for a in _leaves(now)]
         batch = once("x", lambda: _batch(shard(x), cluster), x)
         inputs = [
-            # Made by a task, as data would be lost with the worker that has them.
+            # The result of a task, as plain data would be lost with the worker that holds them.
             once("function", lambda: cluster.client.submit(bytes, _pickled(function)), ()),
             once("trained", lambda: _whole((first, None), cluster), first),
             once("y", lambda: _whole(y, cluster), y),
@@ -129,7 +129,7 @@ def _submit(step: Step, batch: _Batch, inputs: list[Any], joins: int, cluster: C
 
 
 def _batch(x: Any, cluster: Cluster) -> _Batch:
-    """Give each worker some blocks that follow each other."""
+    """Give each worker some consecutive blocks."""
     x = x.rechunk({1: -1})
     lengths = x.chunks[0]
     blocks: list[Block] = []
@@ -144,7 +144,7 @@ def _batch(x: Any, cluster: Cluster) -> _Batch:
 
 
 def _task(a: Any, key: Any) -> tuple[Any, dict[Any, Any]]:
-    """Make one task of those that compute a block, and find the held blocks that it needs."""
+    """Fuse the tasks that compute a block into one, and find the held blocks that it needs."""
     graph, _ = cull(a.dask, [key])
     held = {k: task for k, task in graph.items() if _is_future(task)}
     tasks = convert_legacy_graph({k: graph[k] for k in graph.keys() - held.keys()}, graph.keys())
@@ -152,7 +152,7 @@ def _task(a: Any, key: Any) -> tuple[Any, dict[Any, Any]]:
 
 
 def _whole(tree: Any, cluster: Cluster) -> Any:
-    """Put arrays in tuples together, by one task that has them whole."""
+    """Gather nested tuples of whole arrays in the result of one task."""
     arrays = [persisted(a.rechunk(-1), cluster) for a in _leaves(tree)]
     graph = {key: future for a in arrays for key, future in a.dask.items()}
     name = f"whole-{uuid4().hex}"
@@ -166,9 +166,9 @@ def _gathered(places: Any, *leaves: Any) -> Any:
 
 
 def persisted(a: Any, cluster: Cluster) -> Any:
-    """Compute an array, unless that is done, and keep its blocks on one worker after the other.
+    """Compute an array, unless that is done, and keep its blocks on the workers in turn.
 
-    Each in one task: Dask takes many times longer over a graph of random numbers.
+    Each block is one task: Dask takes many times longer for the graph of random numbers.
     """
     if _is_held(a):
         return a
@@ -192,19 +192,19 @@ def sent(host: Any, cluster: Cluster) -> Any:
 
 
 def computed(graph: Any, keys: list[Any], cluster: Cluster, **_: Any) -> list[Any]:
-    """Compute as `Client.get` does, which would wait for ever for workers that are paused."""
+    """Do as `Client.get`, which would wait for ever for workers that are paused."""
     futures = cluster.client.get(graph, keys, sync=False)
     return [_wait_for(future, cluster) for future in futures]
 
 
 def to_numpy(a: Any) -> Any:
-    """Copy an array to the host; at once if workers neither have nor read what it is made of."""
+    """Copy an array to the host; compute it here if it needs nothing that workers hold or read."""
     here = not any(_is_future(task) or READ in str(key) for key, task in a.dask.items())
     return numpy.array(a.compute(scheduler="synchronous") if here else a.compute())
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Make of what a loss of the user's has of Dask what workers have, NumPy's."""
+    """Replace Dask's arrays and namespace inside a user's loss by NumPy's."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, dask.array.Array):
@@ -233,7 +233,7 @@ def _array(host: Any) -> Any:
 
 
 def _wait_for(future: Any, cluster: Cluster) -> Any:
-    """Wait for a value, for as long as there are workers that may come to it, and fetch it."""
+    """Wait for a value and fetch it; raise WorkerLost if no worker can compute it."""
     client = cluster.client
     looks, before = 0, None
     while True:
@@ -241,14 +241,13 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
             return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
         except TimeoutError:
             if future.status == "error":
-                # The user's own, maybe.
+                # It raises the task's TimeoutError, which may be the user's own.
                 return future.result()
             if not client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None
             workers = client.scheduler_info(n_workers=-1).get("workers", {}).values()
-            # Dask pauses those that use 0.8 of their limit, and lets them go on when they use less,
-            # such as after they have written to disk what they hold. Tasks that they were given
-            # wait for that.
+            # Dask pauses a worker that uses 0.8 of its memory limit, and its tasks, until it uses
+            # less, for instance after spilling to disk.
             paused = [worker for worker in workers if worker["status"] == "paused"]
             metrics = [worker["metrics"] for worker in workers]
             busy = any(of_one["task_counts"].get(state) for of_one in metrics for state in _BUSY)
@@ -263,7 +262,7 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
                 raise WorkerLost(
                     f"{len(paused)} of {len(workers)} workers of Dask are paused and nothing "
                     f"advances, since their memory limit, {limit / 1e6:.0f} MB, is too small for "
-                    "what they are and hold"
+                    "the program and its data"
                 ) from None
 
 
@@ -272,14 +271,14 @@ def _keys(a: Any) -> list[Any]:
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """List the arrays in tuples of tuples; None is none."""
+    """List the arrays in nested tuples, without None."""
     if isinstance(tree, tuple):
         return [leaf for part in tree for leaf in _leaves(part)]
     return [] if tree is None else [tree]
 
 
 def _filled(tree: Any, leaves: Iterator[Any]) -> Any:
-    """Make a tree like another, with other arrays."""
+    """Make nested tuples like these, with other arrays."""
     if not isinstance(tree, tuple):
         return None if tree is None else next(leaves)
     parts = [_filled(part, leaves) for part in tree]

@@ -1,8 +1,8 @@
-"""What a task of Dask does in a step: the work of one worker up to what all of them join.
+"""What a task of Dask does in a step: the work of one worker up to a join of all.
 
-Where a step needs the others' part, the task ends, and the worker's next task begins the step anew
-with what all have given so far. So each task is a function of its input, which Dask may run on any
-worker, and again where one is lost. Products of matrices are kept from task to task.
+Where a step needs the others' results, the task ends, and the worker's next task begins the step
+anew with all that was joined so far. So each task is a function of its input, which Dask may run on
+any worker, and again if one is lost. Matrix products are kept from task to task.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["NO_SAMPLES", "Block", "Given", "Step", "memory_used", "take_step"]
 
 
 class Block(NamedTuple):
-    """Samples of a batch from `begin` to `end`, and the task of Dask's that reads or takes them."""
+    """Samples of a batch from `begin` to `end`, and the task of Dask that reads or takes them."""
 
     begin: int
     end: int
     task: Any
 
 
-# What takes a step in which all is joined.
+# The block of the task that ends a step, after all joins.
 NO_SAMPLES = Block(0, 0, None)
 
 
@@ -36,11 +36,11 @@ class Step(NamedTuple):
     Attributes
     ----------
     name
-        No other step has it.
+        Unique to the step.
     shape, dtype
         Of x.
     numbers
-        Those of this step.
+        The numbers of this step, as `kernels.fit` passes them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What workers give to be joined by the `place`-th call of their teams."""
+    """Arrays that workers give to be joined by the `place`-th call of their teams."""
 
     place: int
     how: str
@@ -58,14 +58,14 @@ class Given(NamedTuple):
 
 
 class _Ended(BaseException):
-    """The end of a task before that of its step, which no function of the user's catches."""
+    """The early end of a task; not an Exception, so that no user's function catches it."""
 
     def __init__(self, given: Given) -> None:
         self.given = given
 
 
 class _Samples(NamedTuple):
-    """Stand for all samples of a batch, of which there are a worker's own."""
+    """Stands for all samples of a batch; holds a worker's own."""
 
     shape: tuple[int, ...]
     own: Any
@@ -77,11 +77,11 @@ class _DaskTeam:
     Parameters
     ----------
     block
-        The samples of this one.
+        The samples of this task.
     before
-        What all have given, joined, by the place of its call.
+        The joined arrays, by the place of the call.
     kept
-        Products of matrices, by the place of their calls.
+        Matrix products, by the place of the call.
     """
 
     def __init__(self, block: Block, before: Mapping[int, Any], kept: dict[Any, Any]) -> None:
@@ -106,7 +106,7 @@ class _DaskTeam:
         place = self.calls
         self.calls += 1
         if place <= max(self.before, default=-1):
-            # Of nothing there is nothing to join.
+            # A call without arrays joins nothing.
             return self.before.get(place, [])
         self.gives = True
         given = list(arrays)
@@ -116,7 +116,7 @@ class _DaskTeam:
         return given
 
     def multiply(self, matmul: Callable[..., Any], a: Any, b: Any) -> Any:
-        """Multiply matrices, unless that was done by an earlier task of the step here."""
+        """Multiply matrices, unless an earlier task of the step did so in this process."""
         if a.shape[0] == 0:
             return numpy.empty((0, b.shape[1]), b.dtype)
         if self.gives or self.block == NO_SAMPLES:
@@ -125,7 +125,7 @@ class _DaskTeam:
         self.products += 1
         if place not in self.kept:
             self.kept[place] = matmul(a, b)
-        # Derivatives of activations may change it.
+        # A copy, since derivatives of activations may change it in place.
         return self.kept[place].copy()
 
 
@@ -143,15 +143,16 @@ def take_step(
     Parameters
     ----------
     step, function, trained, y
-        The step, what takes it, pickled, what it trains with the last loss, and all targets.
+        The step, the pickled function that takes it, what it trains with the last loss, and all
+        targets.
     blocks, values
-        Of the batch, and what they are made of.
+        Blocks of the batch, and the results that their tasks need.
     before
-        What was given before, each time by all workers.
+        For each earlier join, what the workers gave.
 
     Returns
     -------
-    What is trained and the loss; or what the blocks give to all, joined.
+    The trained arrays and the loss at the end of the step; else a `Given` to join with the others'.
     """
     take, kept = _loaded(function), _kept(step.name)
     numerics, loss = (take.keywords[name] for name in ("numerics", "loss"))
@@ -166,7 +167,7 @@ def take_step(
     for block in blocks:
         team = _DaskTeam(block, joined, kept)
         own = replace(numerics, team=team)
-        # This copy is the task's own.
+        # Frozen, but this copy is the task's own.
         object.__setattr__(own, "matmul", partial(team.multiply, own.matmul))
         x = _Samples(step.shape, _samples(step, block, values))
         try:
@@ -187,9 +188,9 @@ def _joined(found: Sequence[Given]) -> Given:
     columns = zip(*(given.arrays for given in found), strict=True)
     ways: dict[str, Callable[..., Any]] = {
         "whole": numpy.concatenate,
-        # Its NaN is larger than any number.
+        # NumPy's maximum returns NaN if there is one.
         "largest": partial(reduce, numpy.maximum),
-        # Always new arrays, since the kernel may change them, and Dask keeps those that were given.
+        # New arrays, since the kernel may change them while Dask keeps those that were given.
         "total": lambda arrays: reduce(numpy.add, arrays, 0.0),
     }
     return Given(place, how, [ways[how](column) for column in columns])
@@ -202,12 +203,12 @@ def _loaded(function: bytes) -> Any:
 
 @lru_cache(maxsize=1)
 def _kept(name: str) -> dict[Any, Any]:  # noqa: ARG001
-    """Give what this process keeps of a step, which starts empty."""
+    """Give the dictionary in which this process keeps results of a step."""
     return {}
 
 
 def memory_used() -> int:
-    """Measure the bytes of this process, now that it has imported what a step needs."""
+    """Measure the memory of this process, which has imported all that a step needs, in bytes."""
     import psutil
 
     used: int = psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""What processes of torch.distributed tell each other, as few tensors as they can pack it into."""
+"""What processes of torch.distributed tell each other, packed into few tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TorchTeam"]
 
 @dataclass(frozen=True)
 class TorchTeam:
-    """A `kernels.numerics.Team` of processes: each has samples that follow each other."""
+    """A `kernels.numerics.Team` of processes, each with consecutive samples."""
 
     rank: int
     size: int
@@ -28,7 +28,7 @@ class TorchTeam:
         return a[self.rank * part : (self.rank + 1) * part]
 
     def whole(self, a: Any, n: int) -> Any:
-        # Sums with zeros: exact numerics have no -0, which they would change.
+        # By sums with zeros, which would only change -0; exact numerics have none.
         padded = a.new_zeros((n, *a.shape[1:]))
         self.own(padded)[:] = a
         return self.total([padded])[0]
@@ -62,8 +62,8 @@ def _reduce(packed: Any, largest: bool) -> None:
         raise WorkerLost("the connection to another worker was lost") from error
 
 
-# Compilers leave an operator whole, and call it in the middle of what they compile. Its first call
-# imports them, which takes a second.
+# torch.compile calls an operator as it is, in the middle of compiled code. Used only there, as its
+# first call imports the compiler, which takes a second.
 _operator = torch.library.custom_op(
     "array_api_kernels::reduce",
     _reduce,

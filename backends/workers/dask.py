@@ -1,7 +1,7 @@
 """Workers of Dask: processes on this machine or on those of a cluster.
 
-A memory map is not sent to them but read by them, one part at a time and anew in each step, so that
-it may be larger than the memory of them all.
+They read a memory map themselves, one part at a time and anew in each step, so it may be larger
+than the memory of all of them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from kernels import Array
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers
 
-# A worker of Dask pauses at 0.8 of its limit. Exact numerics make six times the bytes of a part of
-# float32, in pieces that leave holes.
+# A worker of Dask pauses at 0.8 of its memory limit. Exact numerics take six times the bytes of a
+# float32 part, in pieces that fragment memory.
 _MEMORY_TO_FILL = 0.7
 _PARTS_IN_MEMORY = 16
 _BYTES_OF_PART = 2**20, 2**26
 
 _SECONDS_TO_CONNECT = 10
 
-# Dask has workers give freed memory back at once, and page-fault it in again in every step.
+# Dask makes workers return freed memory at once, and page-fault it in again in every step.
 _KEEP_MEMORY = {
     f"distributed.nanny.pre-spawn-environ.MALLOC_{name}_THRESHOLD_": threshold
     for name, threshold in (("MMAP", 2**25), ("TRIM", 2**28))
 }
 
-# A terminal sends it to every process; what to do is for the one that trains to say.
+# A terminal sends Ctrl-C to every process; the one that trains decides what to do.
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
@@ -46,9 +46,10 @@ _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 def join(
     count: int | None = None, device: str | None = None, scheduler: str | None = None
 ) -> Iterator[Workers]:
-    """Start `count` processes here; or split among `count` of those at a scheduler's address."""
+    """Start `count` workers here, or use `count` of those at a scheduler's address."""
     no_devices("dask", device)
-    # A worker that starts imports the program: one that then joins workers cannot, as below.
+    # A worker imports the program when it starts. A program that joins workers then, since it has
+    # no `__main__` guard, is stopped here, and the error below explains it.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)
     place = backends.get("dask")
@@ -69,7 +70,7 @@ def join(
     from ._dask_team import memory_used
 
     with ExitStack() as stack:
-        # What it logs of workers that end, and of connections, is said below in a sentence.
+        # Errors below say in a sentence what Dask would log.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         if scheduler is None:
             try:
@@ -83,8 +84,8 @@ def join(
                     )
             except RuntimeError as error:
                 raise BackendUnavailable(
-                    "The workers of Dask cannot start: a program that joins them does so below "
-                    '`if __name__ == "__main__":`, since they import it.'
+                    "The workers of Dask cannot start: they import the program, which must join "
+                    'them below `if __name__ == "__main__":`.'
                 ) from error
             scheduler = stack.enter_context(local).scheduler_address
         try:
@@ -99,9 +100,9 @@ def join(
             )
         count = count or len(workers)
         cluster = Cluster(client, list(workers)[:count])
-        # Whatever reads an array, such as the check of labels.
+        # For whatever reads an array, such as the check of labels.
         compute = partial(computed, cluster=cluster)
-        # Dask warns of graphs of ten megabytes, which may be weights.
+        # Dask warns of graphs of ten megabytes, which weights may have.
         most_warned = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
         stack.enter_context(dask.config.set(most_warned, scheduler=compute))
         try:
@@ -129,7 +130,7 @@ def join(
             return a
 
         def shard(a: Any) -> Any:
-            # What is read has parts that fit into memory.
+            # The parts of an array that is read fit into memory already.
             if a.name.startswith(READ) or (a.numblocks[0] > 1 and a.nbytes > most * count):
                 return a
             return persisted(
@@ -148,13 +149,13 @@ def join(
                 f"the connection to the Dask scheduler {scheduler} was lost"
             ) from error
         except KilledWorker as error:
-            raise WorkerLost("a task of Dask ended several workers, maybe for memory") from error
+            raise WorkerLost("a task of Dask ended several workers, maybe out of memory") from error
 
 
 def _offset_in_file(host: Any) -> int | None:
-    """Find where an array begins in the file of a memory map; None if it is not there as it is.
+    """Find where an array begins in the file of a memory map; None if the file does not hold it.
 
-    Views and copies have the `offset` of the map that they come from, so the address decides.
+    Views and copies keep the `offset` of the map that they come from, so the address decides.
     """
     import mmap
 
@@ -165,7 +166,7 @@ def _offset_in_file(host: Any) -> int | None:
     base: Any = host
     while isinstance(base, numpy.ndarray):
         base = base.base
-    # What is written to a map of mode "c" is not in its file.
+    # Changes to a map of mode "c" are not in its file.
     if not isinstance(base, mmap.mmap) or host.filename is None or host.mode == "c":
         return None
     if not host.flags.c_contiguous:
@@ -181,7 +182,7 @@ def _read(host: Any, offset: int, dtype: Any, rows: tuple[int, ...]) -> Any:
 
     from ._dask_steps import READ
 
-    # Workers on other machines see what is written.
+    # So that workers on other machines see what was written.
     host.flush()
     name = f"{READ}{uuid4().hex}"
     path = str(Path(host.filename).resolve())
@@ -212,7 +213,7 @@ def _read_block(
 
 
 def _identity(file: os.stat_result) -> list[int]:
-    """Give what tells a file from another at its path, on every machine that shares it."""
+    """Describe a file, the same on every machine that shares it, to notice when it is replaced."""
     return [file.st_ino, file.st_size, file.st_mtime_ns]
 
 
@@ -227,6 +228,6 @@ def _is_replaced(host: Any) -> bool:
 
 
 def _divide(n: int, parts: int) -> tuple[int, ...]:
-    """Divide n samples into parts that differ by one at most, none of them empty."""
+    """Divide n samples into at most so many parts, none empty, that differ by one at most."""
     parts = min(parts, n)
     return tuple(n // parts + (i < n % parts) for i in range(parts))

@@ -18,7 +18,7 @@ from . import Workers
 
 @contextmanager
 def join(count: int | None = None, device: str | None = None) -> Iterator[Workers]:
-    """Use `count` devices together; None is all of them. On CPUs, as many are made of one."""
+    """Use `count` devices together, or all. On the CPU that many are made."""
     try:
         import jax
     except ModuleNotFoundError:
@@ -30,7 +30,7 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
 
     kind = device or "cpu"
     if kind == "cpu" and count is not None:
-        # Refused once JAX has made its devices; their number is checked below.
+        # JAX refuses this once it has made its devices; their number is checked below.
         with suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
     place = backends.get(f"jax:{kind}")
@@ -63,10 +63,10 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
 def _split_batches(
     function: Callable[..., Any], shard: Callable[[Array], Array]
 ) -> Callable[..., Any]:
-    """Make of (layers, x, y, rate, operands) -> result a function that splits x and y first.
+    """Make a step (layers, x, y, rate, operands) -> result that splits x and y first.
 
-    `operands`, what `kernels.fit` prepared of a whole x, are then of no use; other functions of one
-    array stay as they are.
+    `operands`, prepared by `kernels.fit` from the whole x, are not used then. A function of one
+    array stays as it is.
     """
 
     def call(first: Any, *batch: Any) -> Any:

@@ -22,12 +22,13 @@ import backends
 from .._backend import BackendUnavailable
 from . import Workers
 
-# How `launch` tells the processes where they meet, a file and no port, and who started them.
+# Environment variables by which `launch` tells processes the file where they meet, and who started
+# them.
 _STORE, _PARENT = "ARRAY_API_KERNELS_STORE", "ARRAY_API_KERNELS_PARENT"
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 
-# Seconds within which all end if one does.
+# Seconds to wait for the cause when a process has ended because another did.
 _PATIENCE = 15.0
 
 
@@ -88,21 +89,21 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
 
 
 def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int] | None:
-    """Run `python` with the arguments in processes of this machine, which all end with the first.
+    """Run `python` with the arguments in `count` processes here; if one fails, end all.
 
     Parameters
     ----------
     count
-        How many.
+        How many processes.
     arguments
         "-m", a module, and its arguments.
     lost
-        The status with which a process ends when another did.
+        The exit status of a process that ends because another did.
 
     Returns
     -------
-    None if all ended well; or the number of the process whose end ended the others, from 0, and its
-    status, which is minus the number of the signal that killed it.
+    None if all ended well. Otherwise the number of the process that failed first, from 0, and its
+    exit status, or minus the number of the signal that killed it.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def launch(count: int, arguments: Sequence[str], *, lost: int) -> tuple[int, int
                 process.kill()
                 process.wait()
     if ended is not None and ended[1] == -signal.SIGINT:
-        # A terminal sends Ctrl-C to all, and this process may notice it last.
+        # A terminal sends Ctrl-C to all processes, and this one may notice it last.
         raise KeyboardInterrupt
     return ended
 
@@ -144,12 +145,12 @@ def is_launched() -> bool:
 
 
 def _first_failure(processes: Sequence[Popen[bytes]], lost: int) -> tuple[int, int] | None:
-    """Wait for one that fails, or for all."""
+    """Wait until all have ended, or one has failed; return its number and status."""
     deadline = math.inf
     while True:
         found = [process.poll() for process in processes]
         failed = [(number, status) for number, status in enumerate(found) if status]
-        # One that ended because another did may be seen before that other.
+        # A process that ended because of another may be seen before that other.
         causes = [(number, status) for number, status in failed if status != lost]
         if causes:
             return min(causes, key=lambda cause: cause[1] > 0)
@@ -161,7 +162,7 @@ def _first_failure(processes: Sequence[Popen[bytes]], lost: int) -> tuple[int, i
 
 
 def _end_with(parent: int, left: Event) -> None:
-    """Kill this process once its parent is dead, since another may go on from its checkpoints."""
+    """Kill this process once its parent is dead: another run may go on from its checkpoints."""
     while os.getppid() == parent:
         if left.wait(_SECONDS_BETWEEN_LOOKS):
             return
@@ -171,7 +172,7 @@ def _end_with(parent: int, left: Event) -> None:
 
 
 def _number(name: str) -> int:
-    """Read a number that whoever started this process has put into its environment."""
+    """Read a number from an environment variable, which whoever started this process has set."""
     text = os.environ.get(name, "1" if name == "WORLD_SIZE" else "0")
     if not text.isdecimal():
         raise ValueError(f"expected a number in the environment's {name}, got {text!r}")

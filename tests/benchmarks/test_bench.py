@@ -290,7 +290,7 @@ def test_growth(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--largest", 64), "Stopped: width 128 is over 64."),
+        (("--largest", 64), "Stopped: width 128 is above 64."),
         (("--seconds", 0), "Stopped: width 128 would take longer than 0 s in all."),
     ],
 )
