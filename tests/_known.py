@@ -1,6 +1,6 @@
-"""Tests that cannot pass on a library, for something that it lacks or does otherwise.
+"""Tests that cannot pass on a library, since it lacks something or does it differently.
 
-Each is run and expected to fail, so that the day it passes is noticed.
+Each is run and expected to fail, so that we notice when it passes.
 """
 
 # By library: pairs of a regular expression for the names of tests, without the backend in their

@@ -1,4 +1,4 @@
-"""Parameters of tests that not every library needs in the fast suite."""
+"""Marks for parameters that the fast suite does not need on every library."""
 
 import pytest
 
@@ -8,14 +8,14 @@ brain = pytest.mark.library("torch", "jax", "mlx")
 
 
 def thorough(*values):
-    """Mark values that NumPy takes always, and other libraries with --thorough."""
+    """Mark values that NumPy always takes, other libraries only with --thorough."""
     return [pytest.param(value, marks=pytest.mark.thorough) for value in values]
 
 
 def where(marker, *values):
-    """Mark values, such as by `pytest.mark.library`."""
+    """Mark values with a marker such as `pytest.mark.library(...)`."""
     return [pytest.param(value, marks=marker) for value in values]
 
 
-# For what costs a compilation and is no question of the dtype.
+# For tests that compile and do not depend on the dtype.
 one_dtype = pytest.mark.parametrize("dtype", ["float32", *thorough("float64")])

@@ -1,4 +1,4 @@
-"""A team of threads, which see what each of them puts on the table."""
+"""A team of threads, which exchange arrays through a shared list."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SPLITS = {
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One of a team of threads, all of whom see what each puts on the table."""
+    """One of a team of threads, which exchange arrays through `table`."""
 
     rank: int
     bounds: object
@@ -32,7 +32,7 @@ class Member:
         return whole
 
     def largest(self, arrays):
-        # Libraries need not say that NaN is larger than a number.
+        # Libraries differ in what the maximum of NaN and a number is.
         infinite = [self.xp.where(a == a, a, float("inf")) for a in arrays]
         return self._folded(infinite, self.xp.maximum)
 
@@ -40,7 +40,7 @@ class Member:
         return self._folded(list(arrays), self.xp.add)
 
     def _folded(self, arrays, function):
-        """Combine everybody's arrays, in an order of this member's own."""
+        """Combine all members' arrays, in an order that differs from member to member."""
         found = self._exchanged(arrays)
         first, *others = [*found[self.rank :], *found[: self.rank]]
         for other in others:
@@ -57,7 +57,7 @@ class Member:
 
 
 def by_team(size, split, xp, function):
-    """What (numerics of a member) -> result returns of each, and the calls of the first."""
+    """Call a function with each member; return the results, and the calls of the first member."""
     table, barrier = [None] * size, Barrier(size)
     members = [Member(i, SPLITS[split], table, barrier, xp, []) for i in range(size)]
 

@@ -27,7 +27,7 @@ ADAM = {"optimizer": kernels.Adam(1e-2), "activation": kernels.activations.tanh,
 
 
 def small(asarray, dtype):
-    """Batches of 7, 7 and 2 samples, the last of which are fewer than the workers."""
+    """Batches of 7, 7 and 2 samples; the last has fewer samples than there are workers."""
     like = asarray([0.0], dtype)
     x, y = (kernels.random.normal((16, n), seed=0, stream=n, like=like) for n in (5, 3))
     layers = kernels.init((5, 4, 3), like=like)
@@ -63,7 +63,7 @@ def sent(problem, fit, numerics):
             return func(*args, **(kwargs or {}))
 
     found = []
-    # What is sent before the first step does not count.
+    # Without what is sent before the first step.
     for steps in STEPS_COUNTED:
         with Count() as count:
             digest_after(problem, fit, steps, numerics)

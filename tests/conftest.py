@@ -7,10 +7,10 @@ the mathematics, unless --thorough asks for all.
 
 import os
 
-# Before anything imports JAX, which reads it then.
+# JAX reads this when it is imported.
 os.environ["JAX_ENABLE_X64"] = "1"
-# The matrices are small, and threads that wait for each other on a busy machine made torch a
-# hundred times slower.
+# The matrices are small. On a busy machine threads that wait for each other made torch a hundred
+# times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
@@ -29,7 +29,7 @@ import pytest
 
 import backends
 
-# Each call reads a file of every package that is installed, for every test that has a backend.
+# Each call reads a file of every installed package, which every test with a backend would do.
 backends.entry_points = functools.cache(backends.entry_points)
 
 # Derandomised, so that a run can be repeated; no deadline, since the first call may compile.
@@ -75,14 +75,14 @@ def pytest_configure(config):
         except (backends.BackendUnavailable, ValueError) as error:
             raise pytest.UsageError(f"--backend {name}: {error}") from None
     hypothesis.settings.load_profile(profile_of(config))
-    # With pytest-xdist, in the process that hands out the tests alone.
+    # With pytest-xdist only in the process that distributes the tests.
     if config.getoption("record") and not hasattr(config, "workerinput"):
         (name,) = config.getoption("backend")
         config.pluginmanager.register(Recorder(config.getoption("record"), backends.get(name)))
 
 
 def profile_of(config):
-    """Say how many examples hypothesis draws."""
+    """Name the hypothesis profile, which decides how many examples are drawn."""
     names = config.getoption("backend") or backends.available()
     if any(backends.get(name).slow for name in names):
         return "slow"
@@ -109,11 +109,11 @@ class Recorder:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keep the tests of the libraries under test, and mark the failures that are known."""
+    """Select the tests of the libraries under test, and mark known failures."""
     names = config.getoption("backend") or backends.names()
     belong = [_belongs(item, names, config.getoption("thorough")) for item in items]
     config.hook.pytest_deselected(items=[*itertools.compress(items, map(operator.not_, belong))])
-    # Those of workers take longest: first, so that no process is left alone with them.
+    # Tests of workers take longest. They come first, so that no process ends alone with them.
     items[:] = sorted(
         itertools.compress(items, belong), key=lambda item: "workers" not in item.path.name
     )
@@ -122,10 +122,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _belongs(item, names, thorough):
-    """Say whether a test with its parameters is one of these backends."""
+    """Say whether a test with its parameters is to run for these backends."""
     only = [marker.args for marker in item.iter_markers("library")]
     if "backend" not in item.fixturenames:
-        # Of some libraries, or of none, for which NumPy's run stands.
+        # For the libraries of its markers; without a marker it runs with NumPy alone.
         return all(any(_is_of(name, args) for name in names) for args in only or [("numpy",)]) and (
             thorough or not _left_to_thorough(item, "numpy")
         )
@@ -143,7 +143,7 @@ def _belongs(item, names, thorough):
 
 
 def _left_to_thorough(item, name):
-    """Say whether a test is one of --thorough alone on a backend."""
+    """Say whether a test runs on a backend only with --thorough."""
     return any(
         _is_of(name, marker.args) if marker.args else name != "numpy"
         for marker in item.iter_markers("thorough")
@@ -151,17 +151,17 @@ def _left_to_thorough(item, name):
 
 
 def _is_of(name, libraries):
-    """Say whether a backend is one of these, given with or without a device."""
+    """Say whether a backend is one of `libraries`, named with or without a device."""
     return any(f"{name}:".startswith(f"{library}:") for library in libraries)
 
 
 def _expect_known_failures(item):
-    """Expect the failures that are known, and be told when one is gone."""
+    """Expect known failures; one that passes is an error."""
     name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
     if name is None:
         return
     for pattern, reason in _known.FAILURES.get(library_of(name), ()):
-        # The identifier of a test without the backend, as it is listed there.
+        # The identifier of a test without the backend, as in tests/_known.py.
         identifier = re.sub(rf"-{name}\b|\b{name}-|\[{name}\]", "", item.name)
         if re.fullmatch(pattern, identifier):
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
@@ -203,7 +203,7 @@ def backend(request):
 
         # On CUDA the default is TF32, with 11 bits in a float32 product.
         jax.config.update("jax_default_matmul_precision", "highest")
-        # As those have it who want no dimension guessed.
+        # As in programs that refuse implicit changes of rank.
         jax.config.update("jax_numpy_rank_promotion", "raise")
     elif library == "dask":
         import dask
@@ -215,7 +215,7 @@ def backend(request):
 
 @pytest.fixture(scope="session")
 def thorough(request):
-    """Whether nothing is to be left out."""
+    """Whether --thorough is given."""
     return request.config.getoption("thorough")
 
 
@@ -245,7 +245,7 @@ def like(asarray, dtype):
 
 @pytest.fixture
 def ctrl_c():
-    """What a test starts notices Ctrl-C, also where a shell runs the tests in its background."""
+    """Processes that a test starts notice Ctrl-C, even if a shell runs the tests in background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

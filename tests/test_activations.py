@@ -53,7 +53,7 @@ def test_values_and_derivatives(asarray, dtype, name, numerics):
 
 @every
 def test_derivative_at_0(name):
-    """That of the side of the negative numbers, where there are two."""
+    """Where left and right derivative differ it is the left one."""
     expected = {"relu": 0.0, "leaky_relu": 0.01, "softplus": 0.5, "logistic": 0.25}.get(name, 1.0)
     activation = getattr(activations, name)
     assert float(activation.derivative(activation(np.zeros(1)))[0]) == pytest.approx(expected)

@@ -58,7 +58,7 @@ def expected(case, numerics):
 @pytest.mark.library("numpy", "torch", "jax", "array-api-strict")
 @NUMERICS
 def test_gradient_of_the_input(case, numerics):
-    """A network's is that of the bias of a layer before it, sample by sample."""
+    """It is the gradient that a bias in front of the network would have for each sample."""
     activations = kernels.forward(case.layers, case.x, numerics=numerics)
     gradients, of_x = kernels.backward_to_input(
         case.layers, activations, case.gradient, numerics=numerics
@@ -94,7 +94,7 @@ def test_torch_gradients_are_the_kernels(autograd, case, numerics):
     check_torch_gradients(autograd, case, numerics, lambda function: function)
 
 
-# Dynamo's own: it makes a Function to trace one.
+# Dynamo itself causes this warning: it instantiates a Function to trace it.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @torch_only
 @one_dtype
@@ -363,7 +363,7 @@ REFUSED = "expected exact numerics without automatic differentiation, got arrays
 
 @pytest.mark.library("jax")
 def test_jax_is_refused_derivatives_through_exact_numerics(backend):
-    """Also in compiled functions, and second ones of the plug-in."""
+    """Also in compiled functions, and second derivatives through the plug-in."""
     import jax
 
     plug_in = importlib.import_module("backends.autograd.jax")

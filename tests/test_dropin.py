@@ -183,7 +183,7 @@ class Array:
 
 
 def _kind(a):
-    """Of an array or a Python scalar: what the standard lets be mixed."""
+    """Name the kind of an array or Python scalar: the standard lets only equal kinds be mixed."""
     if isinstance(a, Array):
         name = a.dtype.name
         return "bool" if name == "bool" else name.rstrip("0123456789").removeprefix("u")
@@ -214,7 +214,7 @@ for _name in COMPARISONS + UNARY:
 Array.__hash__ = None
 
 
-# Not in the environments of other libraries.
+# array-api-strict is not in the environments of other libraries.
 strict = pytest.mark.library("array-api-strict")
 
 

@@ -67,7 +67,7 @@ def test_weights_are_those_of_the_primal_form(asarray, backend, batch_size, meth
 
 @pytest.mark.parametrize("numerics", [NATIVE, EXACT], ids=["native", "exact"])
 def test_clipping_where_gradients_cancel(numerics):
-    """The sum that is the square of their norm may be less than nothing, and has no root then."""
+    """Rounding may make the square of their norm negative, and it has to have a root."""
     for seed in range(10):
         x = np.random.default_rng(seed).normal(size=(2, 50)).astype("float32")
         x = np.concat([x, -(x[:1] + x[1:])])
@@ -185,7 +185,7 @@ def test_exact_runs_do_not_go_on_from_other_steps():
 
 @pytest.mark.parametrize("last", [PERIOD, PERIOD + 2])
 def test_progress_counts_all_steps_and_may_end_it(last):
-    """Periods are seen by nobody, also where one ends."""
+    """`progress` does not notice periods, even at their ends."""
     layers, x, y = problem(np.asarray, "float64", (13, 4))
     seen = []
 
@@ -214,7 +214,7 @@ def test_periods():
 
 
 def test_error_of_float32_after_10_000_steps():
-    """Against float64 it is not larger than that of the primal form."""
+    """Compared with float64 it is not larger than the primal form's."""
     layers, x, y = problem(np.asarray, "float32", (300, 6, 2))
     wide = [kernels.Layer(*(a.astype("float64") for a in layer)) for layer in layers]
     settings = {"learning_rate": 2e-4, "steps": 10_000, "activation": kernels.activations.tanh}
@@ -227,7 +227,7 @@ def test_error_of_float32_after_10_000_steps():
 
 
 def test_auto_is_the_cheaper_form():
-    """With many features it is the dual form to the bit, with few or few steps the primal one."""
+    """With many features the dual form, to the bit; with few features or steps the primal one."""
     layers, x, y = problem(np.asarray, "float32", (300, 8, 4))
     arguments = {"learning_rate": 1e-4, "steps": 50}
     auto, dual, primal = (

@@ -118,7 +118,7 @@ def test_without_a_mistake(good):
         kernels.forward(good.layers, good.x, numerics=REFUSE)
 
 
-# Networks that are none: every function of a network has to say so.
+# What is not a network: every function that takes one has to say so.
 NETWORKS = {
     "no layers": (
         lambda _: (),
@@ -719,7 +719,7 @@ MISTAKES = {
     ],
 )
 def test_what_is_no_numerics(good, function, numerics):
-    """The class, and the name that scikit-learn's estimators take, are near at hand."""
+    """Likely mistakes are the class, and the name that the estimators take."""
     message = "expected numerics such as kernels.NATIVE or kernels.EXACT, got " + re.escape(
         repr(numerics)
     )

@@ -159,7 +159,7 @@ def make(dtype, sizes, n, *, loss="squared_error", bias=True, learning_rate=0.01
 
 
 class Texture(NamedTuple):
-    """What is done to an array of normal size."""
+    """How an array of normal size is changed."""
 
     scale: float
     spread: float
@@ -246,13 +246,13 @@ def problems(draw, dtype, texture, shapes):
 @pytest.mark.parametrize("shapes", [FEW, *thorough(ANY)], ids=["few", "any"])
 @given(data=strategies.data())
 def test_training_gives_the_bits_of_numpy(backend, on_numpy, dtype, shapes, data):
-    """Whatever the network and the numbers, also where they overflow."""
+    """For any network and numbers, even if they overflow."""
     problem = data.draw(problems(dtype, textures(FAR[dtype]), shapes))
     assert_same_numbers(problem.train(backend), problem.train(on_numpy))
 
 
 def check_order(data, drawn, on_numpy):
-    """Assert that training does not depend on an order, which is that of every sum."""
+    """Assert that training does not depend on orders of samples and units, and so of sums."""
     problem = data.draw(drawn)
     orders = problem.orders(data.draw(strategies.integers(0, 2**32 - 1)))
     back = [np.argsort(order) for order in orders]
@@ -398,7 +398,7 @@ def test_compiled_step(backend, dtype, sizes, loss, bias):
 @pytest.mark.library("torch")
 @pytest.mark.parametrize("loss", ["squared_error", "labels"])
 def test_no_rounding_to_float32_is_widened_at_once(backend, loss):
-    """Inductor of torch 2.11 takes both conversions for nothing (its pass pointless_convert)."""
+    """torch 2.11 drops both conversions together (inductor's pass pointless_convert)."""
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -487,7 +487,7 @@ def test_constants_made_when_compiling(backend, name):
 
 @COMPILERS
 def test_large_numbers_by_a_column(backend):
-    """Of two factors XLA makes the smaller larger by the powers of two of both."""
+    """XLA would apply the powers of two of both factors to the smaller one."""
     a = np.asarray([[1.0, 3.0], [2.0**-100, -0.5]])
     column = np.asarray([[2.0**1005], [2.0**1020]])
     expected = [[2.0**1005, 3 * 2.0**1005], [2.0**920, -(2.0**1019)]]
@@ -612,7 +612,7 @@ def hard(kind, dtype, k, n=3):
     elif kind == "powers":
         a, b = powers(rng, left, limits.eps), powers(rng, right, limits.eps)
     elif kind in ("largest", "alternating"):
-        # The longest partial sums; a few others make the units of the slices count.
+        # The longest partial sums; a few other elements use the low bits of the slices.
         a = np.where(rng.random(left) < 0.1, a / 4, 2.0 - limits.eps)
         b = np.where(rng.random(right) < 0.1, b / 4, 2.0 - limits.eps)
         if kind == "alternating":
@@ -681,7 +681,7 @@ def test_error_bound_of_another_dtype(dtype):
 
 
 def test_error_bound_by_hand():
-    """Two slices of 64 terms, of 23 and 24 bits: what each leaves out, and the product left out."""
+    """64 terms, two slices each of 23 and 24 bits: the rests, and the product left out."""
     left, right, product = 2.0 ** -(23 + 24), 2.0 ** -(24 + 25), 2.0 ** -(24 + 25 - 2)
     expected = left + right + left * right + product + 3 * 2.0**-52
     assert Exact(products=3).error_bound("float64", 64) == expected
@@ -817,7 +817,7 @@ def test_slices_add_up(asarray, dtype, k, products):
 @pytest.mark.library("numpy")
 @pytest.mark.parametrize("error", [-(2.0**-52), 2.0**-52])
 def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch):
-    """Also where the norm is a power of two, as of 4**h numbers, or is just below one."""
+    """Even if the norm is a power of two, as of 4**h equal numbers, or just below one."""
     numbers = np.arange(2.0**11, 2.0**12)[:, None]
     rows = [np.repeat(numbers, k, axis=1) for k in (1, 4, 64)]
     rows.append(np.concatenate([rows[-1][:, :-1], numbers - 1.0], axis=1))
@@ -835,7 +835,7 @@ def test_roots_that_are_not_rounded_correctly(asarray, dtype, error, monkeypatch
 
 @pytest.mark.library("numpy")
 def test_norms_are_not_rounded_down(asarray, dtype):
-    """A scale is more than half of the norm over 2**h, also of norms just above powers of two."""
+    """A scale is more than half of norm / 2**h, even for norms just above powers of two."""
     rows = np.random.default_rng(0).normal(size=(100, 4))
     rows *= 2.0 * (1.0 + 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows.astype(dtype)
@@ -848,9 +848,9 @@ def test_norms_are_not_rounded_down(asarray, dtype):
 @pytest.mark.library("numpy")
 @pytest.mark.parametrize("error", [-3 * 2.0**-53, 2.0**-52])
 def test_roots_of_very_many_squares(asarray, dtype, error, monkeypatch):
-    """The unit of the norm is coarser, so that no whole number is near to a power of two.
+    """The unit of the norm is coarser, so that no sum is near to a power of two.
 
-    With the unit of fewer squares, 2**-13, of which each magnitude is rounded up by 8, these would
+    In the unit for fewer squares, with each magnitude rounded up by 8 units, these squares would
     add up to 2**50 - 1.
     """
     numerics = Exact(products=1)
@@ -936,7 +936,7 @@ def around(smallest, dtype):
 
 @one_dtype
 def test_given_activations_that_count_as_zero(asarray, dtype):
-    """`forward` returns none, but may be another's; relu's derivative is 0 there too."""
+    """`forward` never returns such numbers, another program may; relu's derivative is 0 there."""
     rng = np.random.default_rng(0)
     x, gradient = (asarray(rng.normal(size=(7, n)), dtype) for n in (7, 2))
     layers = kernels.init((7, 3, 2), like=x)
@@ -952,7 +952,7 @@ def test_given_activations_that_count_as_zero(asarray, dtype):
 
 
 def test_elements_that_libraries_flush_are_zero(asarray, dtype):
-    """Also where their products are large enough."""
+    """Even if their products would be large enough."""
     tiny, large = {"float32": (2.0**-126, 2.0**100), "float64": (2.0**-510, 2.0**480)}[dtype]
     for element, expected in ((4 * tiny, 4 * tiny * large), (tiny / 2, 0.0)):
         a, b = asarray(np.full((1, 1), element, dtype)), asarray(np.full((1, 1), large, dtype))
@@ -961,7 +961,7 @@ def test_elements_that_libraries_flush_are_zero(asarray, dtype):
 
 
 def test_products_too_small_are_zero(asarray, dtype):
-    """Of operands that are, or whose product is, none is left to be flushed."""
+    """Small operands and small products become zero before a library may flush them."""
     a = around(ZERO_BELOW[dtype], dtype)
     operand = np.where(np.abs(a) < ZERO_BELOW[dtype], 0.0, a).astype(dtype)
     for factor in (1.0, 0.5, -0.25, 2.0, -(2.0**40)):
@@ -994,7 +994,7 @@ def test_numbers_that_count_as_infinite(asarray):
 
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_of_small_numbers(asarray, dtype, name):
-    """Sums that a library could have flushed, or an operand of which it could, are zero."""
+    """Sums so small that a library could flush them, or an operand, are zero."""
     a = around(ZERO_BELOW[dtype], dtype)
     a, b = (m.reshape(-1) for m in np.meshgrid(a, a))
     expected = SUMS[name](a, b)
@@ -1004,7 +1004,7 @@ def test_sums_of_small_numbers(asarray, dtype, name):
 
 
 def test_quotients_too_small_are_zero(asarray, dtype):
-    """No operand or quotient is left to be flushed."""
+    """Small operands and quotients become zero before a library may flush them."""
     tiny = ZERO_BELOW[dtype]
     numerators = np.asarray([tiny, tiny * 3, tiny / 2, -tiny * 3, 1.0, -tiny / 4], dtype)
     denominators = np.asarray([2.0, 8.0, 2.0**-10, 5.0, 3.0, 0.5], dtype)
@@ -1117,7 +1117,7 @@ def test_batch_without_samples(backend, dtype):
 @pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
 def test_product_with_what_is_not_finite(asarray, dtype, bad, products):
-    """No element that depends on it is finite, wherever it stands and whatever it meets."""
+    """No element that depends on it is finite, wherever it is and whatever it is multiplied by."""
     numerics = Exact(products=products)
     rng = np.random.default_rng(0)
     for n, k, m in ((3, 7, 2), (64, 64, 64)):
@@ -1140,7 +1140,7 @@ def test_product_with_what_is_not_finite(asarray, dtype, bad, products):
 
 @silent
 def test_large_numbers_of_float64(asarray):
-    """From 2**500 on a matrix gives what is not finite; products of numbers reach to overflow."""
+    """A matrix product of 2**500 or more is not finite; elementwise products go up to overflow."""
     below, above = np.nextafter(2.0**500, 0.0), 2.0**500
     one = asarray([[1.0]])
     for a, finite in ((below, True), (above, False), (2.0**600, False)):
@@ -1157,7 +1157,7 @@ def test_large_numbers_of_float64(asarray):
 @silent
 @pytest.mark.parametrize("dtype", ["float32"])
 def test_gradient_that_is_infinite(backend, dtype):
-    """It hides nowhere: XLA takes products with zeros and ones for a choice."""
+    """It stays visible, although XLA turns products with zeros and ones into `where`."""
     layers = tuple(Layer(backend.asarray(np.ones((2, 2)), dtype)) for _ in range(2))
     activations = tuple(backend.asarray(np.zeros((1, 2)), dtype) for _ in range(3))
     gradient = backend.asarray([[3e38, 3e38]], dtype)
@@ -1172,7 +1172,7 @@ def test_gradient_that_is_infinite(backend, dtype):
 @silent
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
 def test_elements_that_are_not_finite(asarray, dtype, bad):
-    """They stay so element by element, next to others that are not touched."""
+    """They stay so in elementwise operations, and other elements are not affected."""
     a, b = np.asarray([bad, 1.0, bad, 2.0]), np.asarray([1.0, 2.0, 0.5, 4.0])
     for x, y in ((a, b), (b, a), (a[1:], b[1:]), (b[1:], a[1:])):
         for operation in (EXACT.add, EXACT.subtract, EXACT.multiply):
@@ -1274,7 +1274,7 @@ def test_dtype_that_is_not_real_floating(asarray, wrong):
 
 
 def test_operands_of_two_dtypes(asarray):
-    """Slices of two dtypes share no bits, and widening a small float32 flushes it in some."""
+    """Two dtypes have different slices, and some libraries flush a small float32 when widening."""
     a, b = asarray(np.ones((2, 2)), "float64"), asarray(np.ones((2, 2)), "float32")
     message = "expected operands of one dtype, got .*float(32|64) and .*float(64|32)"
     for one, other in ((a, b), (b, a)):

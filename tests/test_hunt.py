@@ -23,7 +23,7 @@ import backends
 import kernels
 from kernels import Exact, dual
 
-# Nothing of it depends on the backend under test, and it needs a library besides NumPy.
+# These tests need a library besides NumPy and do not depend on the backend under test.
 pytestmark = pytest.mark.library("array-api-strict")
 
 
@@ -129,7 +129,7 @@ SMALL = {"sizes": (1, 3, 7, 2), "classes": (3, 1)}
 
 
 def test_a_planted_defect_of_workers_is_found(monkeypatch):
-    """Of what is added over them one array is not, and nothing is found where all are."""
+    """One array is not summed over workers; without the defect nothing is found."""
     assert hunt("torch:cpu workers", 8, library=Threads(), **SMALL)[0] is None
     right = Member.total
 
@@ -145,7 +145,7 @@ def test_a_planted_defect_of_workers_is_found(monkeypatch):
 
 
 def test_workers_that_differ_are_told(monkeypatch):
-    """Each of those of torch is a process, with what torchrun would tell it."""
+    """Each worker of torch is a process, with the environment that torchrun would set."""
     source = (
         "import os\n"
         "from types import SimpleNamespace\n"
@@ -182,7 +182,7 @@ def test_one_seed_gives_one_sequence_of_programs():
 
 @pytest.mark.parametrize(("limit", "works"), [(0.0, "while True: pass"), (2.5, "time.sleep(60)")])
 def test_a_process_that_hangs_is_told(monkeypatch, limit, works):
-    """It computes for too long, or does nothing."""
+    """It computes for too long, or waits without computing."""
     monkeypatch.setitem(libraries._SECONDS, False, limit)
     library = Library("numpy", compiled=False)
     try:
@@ -193,7 +193,7 @@ def test_a_process_that_hangs_is_told(monkeypatch, limit, works):
 
 
 def test_a_process_that_computes_little_is_waited_for(monkeypatch):
-    """As on a busy machine: for longer than what it may compute."""
+    """As on a busy machine: waiting does not count as computing."""
     monkeypatch.setitem(libraries._SECONDS, False, 2.5)
     source = (
         "import time\n"
@@ -252,7 +252,7 @@ def judge(operation, a, b, change=lambda result: result):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("operation", NUMBERS)
 def test_oracle_of_an_operation(operation, dtype):
-    """It takes the result, and no other: next to it, infinite, or a negative zero."""
+    """It accepts the right result, and none next to it, infinite, or a negative zero."""
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.1, 2.0, (4, 4)).astype(dtype) for _ in range(2))
     assert judge(operation, a, b) is None
@@ -332,7 +332,7 @@ def test_labels_that_wrap_are_found(monkeypatch):
 
 
 def test_oracle_of_a_loss_that_overflows():
-    """It may be infinite where it is about that large, and nowhere else."""
+    """It may be infinite only if it is about that large."""
     text = "kernels.squared_error(a, b, numerics=numerics)"
     line = Line("r0", "squared_error", text, ("a", "b"), None, ("r0[0]", "r0[1]"))
 

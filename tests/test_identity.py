@@ -15,7 +15,7 @@ THOROUGH = pytest.mark.thorough
 
 
 def left_out(problem, dtype, compiled):
-    """Say which libraries train this only with --thorough; None of none, () of all but NumPy."""
+    """List libraries that train this only with --thorough: None if none, () if all but NumPy."""
     # In float32 the many terms of "tall" take two products; in float64 nothing is special.
     many = problem == "tall" and dtype == "float64"
     if not compiled:
@@ -53,7 +53,7 @@ RUNS = [
 
 
 def few_steps(name, compiled):
-    """Say how many steps a library takes in seconds; None where the backend says it."""
+    """Say how many steps a library takes in a few seconds; None leaves it to the backend."""
     library = name.partition(":")[0]
     if library == "numpy" or (compiled and library in ("torch", "jax")):
         return None
@@ -61,7 +61,7 @@ def few_steps(name, compiled):
 
 
 def made_by_numpy(problem, backend, dtype):
-    """Make a problem for a library that takes half a minute to draw it, see the test below."""
+    """Draw a problem with NumPy for ndonnx, which takes half a minute to draw it."""
     made = reference.make(problem, backends.get("numpy"), dtype)
     layers = tuple(
         kernels.Layer(*(None if a is None else backend.asarray(a) for a in layer))
@@ -72,7 +72,7 @@ def made_by_numpy(problem, backend, dtype):
 
 @pytest.mark.library("ndonnx")
 def test_committed_weights_are_drawn(backend):
-    """Those of the digits, which are few."""
+    """ndonnx draws the weights of the digits, which are few."""
     layers = kernels.init((64, 100, 10), like=backend.asarray([0.0], "float32"))
     assert kernels.digest(layers) == reference.committed()["digits"]["float32"][0]
 
@@ -95,7 +95,7 @@ def test_committed_digests(backend, problem, dtype, compiled, record_property, r
 
 
 def test_checkpoints_of_slow_libraries(backend):
-    """Only a library that calls itself slow is let off the last steps, and not if asked."""
+    """Only slow libraries leave the last steps out, unless these are asked for."""
     quick, slow = backend._replace(slow=False), backend._replace(slow=True)
     for compiled, fewer in ((True, (0, 1, 10)), (False, (0, 1))):
         assert reference.checkpoints(quick, compiled=compiled) == (0, 1, 10, 500)
@@ -106,7 +106,7 @@ def test_checkpoints_of_slow_libraries(backend):
 
 @THOROUGH("dask")
 def test_native_training_has_other_digests(backend, dtype):
-    """The digests are of exact arithmetic: the library's own does not happen to give them."""
+    """The library's own arithmetic does not happen to give the digests of exact numerics."""
     checkpoints = reference.checkpoints(backend, compiled=False, steps=1)
     made = reference.make("tutorial", backend, dtype)
     trained = reference.train(

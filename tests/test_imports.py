@@ -141,7 +141,7 @@ def all_imports():
     return {name: own_imports(name, path) for name, path in MODULES.items()}
 
 
-# Each may import what is in its own room and in those before.
+# Groups of modules. A module may import from its own group and from those before.
 ROOMS = (
     ("kernels",),
     ("backends",),
@@ -152,7 +152,7 @@ ROOMS = (
 
 
 def room(name):
-    """Number the room of a module, the last one that its name fits."""
+    """Number the group of a module: the last one that its name fits."""
     return max(
         number
         for number, packages in enumerate(ROOMS)

@@ -30,8 +30,7 @@ def tolerance(dtype):
     return {"rtol": 200 * np.finfo(dtype).eps, "atol": 200 * np.finfo(dtype).eps}
 
 
-# What these tests are about does not depend on the dtype, and JAX compiles for many seconds for
-# every other one.
+# These tests do not depend on the dtype, and JAX compiles for many seconds for each.
 float32 = pytest.mark.parametrize("dtype", ["float32"])
 
 
@@ -112,7 +111,7 @@ def test_inputs_are_never_changed(asarray, dtype, target):
 
 
 def test_intermediate_results_are_never_changed(asarray, dtype):
-    """Nor is what one function returned when another takes it."""
+    """Nor are results of one function that another takes."""
     layers, x, y, loss = make(asarray, dtype, biases=(True, True))
     activations = kernels.forward(layers, x)
     _, gradient = loss(activations[-1], y)
@@ -372,7 +371,7 @@ def test_negative_zeros_are_zeros(asarray, dtype, target):
 
 
 class NegativeZeros(Native):
-    """A library whose products that are zero are all -0, as those of one term may be."""
+    """A library whose zero products are all -0, as products of one term may be."""
 
     def matmul(self, a, b):
         product = a @ b

@@ -100,7 +100,7 @@ def test_labels_are_probabilities_of_0_and_1(asarray, target):
 
 
 def test_large_logits_have_no_rounding_of_their_size():
-    """Of sure and right predictions the loss is small, and not a difference of large numbers."""
+    """The loss of confident right predictions is small, and not a difference of large numbers."""
     z = np.asarray([[800.0, -800.0], [40.0, -40.0]])
     value, gradient = kernels.logistic_cross_entropy(z, np.asarray([[1, 0], [1, 0]]))
     assert float(value) == pytest.approx(np.exp(-40.0), rel=1e-12, abs=0.0)
@@ -111,7 +111,7 @@ def test_large_logits_have_no_rounding_of_their_size():
 @both
 @every
 def test_weights_are_repeated_samples(asarray, name, numerics):
-    """Also half of one: only shares of the whole matter to a mean, and squares are a sum."""
+    """A sample of weight 2 counts as two copies of it, and of weight 0 as none."""
     z, y = case(name, "float32")
     counts = np.asarray([2, 0, 1, 3, 1])
     once = {"sample_weight": asarray(counts, "float32"), "numerics": numerics}

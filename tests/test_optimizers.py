@@ -65,7 +65,7 @@ def test_numerics_of_ones_own_are_asked(name):
 @pytest.mark.library("numpy")
 @every
 def test_update_changes_nothing_that_it_was_given(asarray, dtype, name):
-    """What NumPy computes in place is in arrays that the optimizer has made itself."""
+    """NumPy computes in place only in arrays that the optimizer has made itself."""
     layers, x, _ = data(asarray, dtype)
     optimizer, gradients = OPTIMIZERS[name], kernels.init(SIZES, like=x, seed=4)
     _, state = optimizer.update(layers, gradients, optimizer.init(layers))
@@ -82,7 +82,7 @@ def test_update_changes_nothing_that_it_was_given(asarray, dtype, name):
     [(name, False) for name in OPTIMIZERS] + [(name, True) for name in SGDS if name != "all"],
 )
 def test_fit_changes_nothing_that_it_was_given(asarray, dtype, name, dual):
-    """Nor what the loss returned."""
+    """Nor does it change what the loss returned."""
     layers, x, y = data(asarray, dtype)
 
     def loss(prediction, target, *, numerics):

@@ -47,7 +47,7 @@ def test_rates(name):
 
 
 def test_bits():
-    """Committed, so that another operating system or version of Python is told from this."""
+    """Committed numbers, so that a difference on another system or Python is noticed."""
     rates = [schedule(step).hex() for schedule, _ in SCHEDULES.values() for step in range(120)]
     assert hashlib.sha256(" ".join(rates).encode()).hexdigest()[:16] == "29d1e9de5cc2fa86"
 
@@ -128,7 +128,7 @@ rates = schedules.cosine(0.1, steps=7), schedules.inverse(0.1, 0.3), schedules.e
 print([rate(step).hex() for rate in rates for step in range(7)])
 print(hash((elementary._POWERS, elementary._RECIPROCALS, elementary._LOGARITHMS)))
 """
-# A program's own, which would round otherwise, or raise.
+# A program's own decimal context, which would round differently or raise.
 SETTINGS = """
 import decimal
 

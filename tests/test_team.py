@@ -1,4 +1,4 @@
-"""Whoever has the samples of a batch, and however many, the bits are those of one worker.
+"""However samples are split among however many workers, the bits are those of one worker.
 
 The team here is one of threads. The engines' own teams are in test_workers.py.
 """
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.library("numpy", "torch:cpu")
 
 
 def own_loss(prediction, target, *, numerics):
-    """A user's loss, which takes of all samples what no sum over workers would give."""
+    """A user's loss, which needs all predictions at once and not a sum over workers."""
     xp = array_namespace(prediction)
     largest = xp.max(xp.abs(prediction))
     return largest, numerics.subtract(prediction, xp.flip(target, axis=0))
 
 
 def batch(backend, dtype, n, seed=0):
-    """Samples of all magnitudes, and with small ones and zeros, and their targets."""
+    """Samples of many magnitudes, also tiny ones and zeros, and their targets."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 5)) * 2.0 ** rng.integers(-20, 3, size=(n, 1))
     x[rng.random((n, 5)) < 0.2] = 0.0
@@ -42,7 +42,7 @@ def size(request):
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("loss", [kernels.squared_error, kernels.softmax_cross_entropy, own_loss])
 def test_bits_of_one_worker(backend, dtype, size, split, loss):
-    """Batches of 7, 7 and 2 samples, the last of which are fewer than most workers."""
+    """Batches of 7, 7 and 2 samples; the last has fewer than most teams have workers."""
     x, y = batch(backend, dtype, 16)
     y = abs(y)
     layers = kernels.init((5, 4, 3), like=x)
@@ -92,7 +92,7 @@ def test_gradients(backend, dtype, n, products):
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2.0**501])
 def test_what_is_not_finite(backend, dtype, wrong):
-    """One element of one worker makes the same gradients not finite, and leaves the others."""
+    """One element of one worker makes the same gradients not finite as without a team."""
     if dtype == "float32" and np.isfinite(wrong):
         wrong = np.float32(3e38)
     x, y = batch(backend, "float64", 6)

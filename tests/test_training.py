@@ -264,7 +264,7 @@ def test_progress_ends_training(asarray, dtype, last):
 
     arguments = {"learning_rate": 0.01, "batch_size": 4}
     fit = kernels.fit(layers, x, y, epochs=10, progress=stop, **arguments)
-    # With the step that had been done, as though no more had been asked for.
+    # After that step, as though no more steps had been asked for.
     expected = kernels.fit(layers, x, y, steps=last, **arguments)
     assert_networks_identical(fit.layers, expected.layers)
     assert_identical(fit.losses, expected.losses)
@@ -350,10 +350,10 @@ def counted(backend):
 
 @pytest.mark.library("torch")
 def test_numbers_of_a_step_are_traced_once(backend, asarray):
-    """Torch traces again what is given a 0-d array of float64."""
+    """torch would trace a step twice if it got a 0-d float64 array."""
     import torch
 
-    # Which no run before has compiled and kept: then it would not trace again.
+    # A new number, as torch would not trace again what an earlier run has compiled and cached.
     new = float(time.time_ns() % 2**20)
     traced = []
 
@@ -493,7 +493,7 @@ def test_compiled_by_the_backend(backend, asarray, loss):
     ids=["native, whole", "exact, batches", "native, batches", "exact, whole"],
 )
 def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size):
-    """More than one call holds, and another number of them without compiling anew."""
+    """More steps than one call holds; another number of steps compiles nothing anew."""
     layers, x, y = data(asarray, "float32")
     # An epoch is two batches and a smaller one.
     x, y = x[:5, :], y[:5, :]
@@ -507,7 +507,7 @@ def test_many_steps_in_one_call(backend, asarray, counted, numerics, batch_size)
         )
 
     def plain(steps, **more):
-        """Compile nothing: JAX would each operation of exact numerics, whose bits NumPy has too."""
+        """Train uncompiled; exact numerics with NumPy, since JAX would compile each operation."""
         if numerics is kernels.NATIVE:
             return fit(steps, compile=None, **more)
         layers, x, y = data(np.asarray, "float32")
@@ -585,7 +585,7 @@ def test_compiled_loss_follows_its_globals(backend, asarray, monkeypatch):
 @pytest.mark.library("jax", "torch")
 @one_dtype
 def test_other_networks_between_many_steps(backend, asarray, dtype):
-    """What is kept for one network is not what another, or its own inputs, are trained on."""
+    """What is kept for one network does not leak into another, or into its own inputs."""
     arguments = {"learning_rate": 0.001, "steps": 3}
     layers, x, y = data(asarray, dtype)
     small = kernels.init((3, 2), like=x)
@@ -643,7 +643,7 @@ def same(function):
 
 @pytest.mark.library("torch")
 def test_learning_rates_share_a_graph(asarray, graphs):
-    """And the copy of the data that it has."""
+    """And its copy of the data."""
     graphs_of, recorded = graphs
     compile = graphs_of(same)
     layers, x, y = data(asarray, "float32")
@@ -677,7 +677,7 @@ def test_a_graph_is_of_one_thread_at_a_time(asarray, graphs):
 
 @pytest.mark.parametrize("numerics", [kernels.NATIVE, kernels.EXACT], ids=["native", "exact"])
 def test_a_number_or_its_factor(asarray, dtype, numerics):
-    """The learning rate is the one uncompiled, and the other compiled."""
+    """A learning rate is a number if uncompiled and a 0-d array if compiled: the same bits."""
     numbers = [0.1, 1.0, 1 / 3, 0.0, 1e-300, 2.0**-1000, 2.0**900, 2.0**1001, -0.7]
     if numerics is kernels.NATIVE:
         numbers = [number for number in numbers if number == 0.0 or 1e-30 < abs(number) < 1e30]
@@ -721,7 +721,7 @@ def test_learning_rates_are_pythons_numbers(asarray, dtype, kind):
 
 
 def test_integer_targets_of_a_loss_of_ones_own(asarray, dtype):
-    """Counts, say, are integers that are no labels, so no range is right for them."""
+    """Integers that are not labels, such as counts, may have any range."""
     layers, x, _ = data(asarray, dtype)
     counts = asarray(np.full((N, SIZES[-1]), 12), "int32")
 
@@ -810,13 +810,13 @@ def test_handwritten_digits_are_learned(backend, asarray):
     assert losses.shape == (150,)
     assert losses[0] > 2.0  # near log 10, a guess
     predicted = fetch(kernels.forward(layers, x[1500:, :])[-1]).argmax(axis=1)
-    # Another writer's hand: guesses would be right in 1 of 10.
+    # Digits of other writers; guesses would be right in 1 of 10.
     assert np.mean(predicted == labels[1500:]) > 0.85
 
 
 @pytest.mark.parametrize("unsigned", ["uint8", "uint16", "uint32", "uint64"])
 def test_minibatches_of_unsigned_labels(backend, unsigned):
-    """As of signed ones, though torch takes no samples of most."""
+    """They train like signed ones, though torch cannot index most of them."""
     x = backend.asarray(np.ones((3, 2)), "float32")
     layers = kernels.init((2, 3), like=x)
     settings = {"learning_rate": 0.1, "steps": 2, "batch_size": 2}
@@ -834,7 +834,7 @@ def test_minibatches_of_unsigned_labels(backend, unsigned):
 
 
 class Unhashable:
-    """A compiler, or a loss, that is equal to others and has no hash."""
+    """A compiler or a loss without a hash."""
 
     def __eq__(self, other):
         return True
@@ -847,7 +847,7 @@ class Unhashable:
 
 @pytest.mark.parametrize("name", ["compile", "loss"])
 def test_what_cannot_be_hashed(asarray, name):
-    """It is refused where something is compiled, and serves where nothing is."""
+    """It is refused only if something is compiled."""
     x = asarray(np.ones((2, 1)), "float32")
     layers = (kernels.Layer(asarray(np.ones((1, 1)), "float32")),)
     settings = {"learning_rate": 0.1, "steps": 1, "compile": lambda f: f} | {name: Unhashable()}
@@ -890,7 +890,7 @@ def changes_quotients(function):
 
 
 def test_compiler_that_changes_bits(asarray):
-    """It is named before anything is trained, unless nobody wants to know."""
+    """It is refused before anything is trained, unless check_compiler=False."""
     x = asarray(np.ones((3, 2)), "float64")
     layers = kernels.init((2, 1), like=x)
     run = functools.partial(kernels.fit, layers, x, x[:, :1], learning_rate=0.1, steps=1)

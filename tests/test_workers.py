@@ -128,7 +128,7 @@ def test_committed_digests(backend, found, worker):
 
 
 def assert_finite_as_alone(found, worker):
-    """What one worker has of it makes not finite what it would alone, of NaN too."""
+    """A NaN or infinity of one worker makes the same results not finite as without workers."""
     with np.errstate(all="ignore"):
         expected = worker.finite(np.asarray, kernels.EXACT)
     assert found["finite"] == expected
@@ -136,7 +136,7 @@ def assert_finite_as_alone(found, worker):
 
 
 def assert_little_is_sent(found):
-    """In a step: the predictions, the gradients, exact as products, and a few numbers more."""
+    """A step sends predictions, gradients (as products of slices if exact), and little more."""
     collectives = importlib.import_module("benchmarks.collectives")
     if found["count"] == 1:
         assert all(calls == 0 for calls, _ in found["sent"].values())
@@ -186,7 +186,7 @@ def test_more_workers_than_samples(train, tmp_path):
 
 @pytest.mark.library("torch")
 def test_another_number_of_processes(monkeypatch):
-    """Than those that torchrun started."""
+    """--workers must be the number that torchrun started."""
     monkeypatch.setenv("WORLD_SIZE", "3")
     message = "^expected the number of processes that torchrun started, 3, got 2 workers$"
     with pytest.raises(ValueError, match=message), workers.join("torch", 2):
@@ -228,7 +228,7 @@ def test_compiled(train):
 
 @pytest.mark.library("torch")
 def test_worker_that_alone_fails(train, tmp_path):
-    """One that reads other data says so itself, since the first does not."""
+    """A worker that reads other data prints its error itself, since the first has none."""
     other = tmp_path / "other"
     other.mkdir()
     for folder, n in ((tmp_path, 30), (other, 3)):

@@ -29,7 +29,7 @@ NO_NANNY = "--no-nanny"
 TUTORIAL = ("--problem", "tutorial", "--numerics", "exact", "--steps", "10")
 COMMITTED = reference.committed()["tutorial"]["float32"][10]
 COMMAND = ("-m", "kernels")
-# The command where it waits for what does not come: for less long.
+# The command with shorter waiting times.
 IMPATIENT = (
     "-c",
     """
@@ -42,7 +42,7 @@ dask._SECONDS_TO_CONNECT = 3
 sys.exit(main())
 """,
 )
-# So many that something can happen to workers in the middle.
+# Enough steps for something to happen to workers in between.
 LONG = (*TUTORIAL[:-1], "100")
 
 
@@ -146,7 +146,7 @@ def test_data_that_is_read(backend, tmp_path, options):
     assert found["samples"] == 1000
 
 
-# Of a map of shape (6, 4): those that are in its file as they are, and those that are not.
+# Views of a map of shape (6, 4): those that its file holds as they are, and those it does not.
 IN_FILE = {
     "whole": lambda m: m,
     "rows": lambda m: m[3:],
@@ -255,7 +255,7 @@ def test_larger_than_memory(scheduler, tmp_path):
 @pytest.mark.parametrize("worker_options", [("--memory-limit", "10 MB", NO_NANNY)])
 @pytest.mark.parametrize("labels", [True, *thorough(False)])
 def test_too_little_memory(scheduler, tmp_path, labels):
-    """Dask pauses its workers, which use more from the start, and they are not waited for.
+    """Dask pauses workers that need more than their limit from the start; nobody waits for them.
 
     Labels are read before the first step, to check them.
     """
@@ -271,7 +271,7 @@ def test_too_little_memory(scheduler, tmp_path, labels):
 
 @pytest.mark.parametrize("worker_options", [("--memory-limit", "500 MB", NO_NANNY)])
 def test_paused_worker(scheduler, monkeypatch):
-    """Its tasks are waited for until no worker has anything to do but them."""
+    """Its tasks are waited for as long as another worker is busy."""
     from distributed import Client, get_worker
 
     from backends.workers import _dask_steps
@@ -360,7 +360,7 @@ def test_loss_of_ones_own(backend):
 
 
 def test_activation_that_changes_the_gradient(backend):
-    """What a worker keeps from task to task stays as it was."""
+    """The kernel does not change what a worker keeps from task to task."""
 
     def change(_, gradient, __):
         gradient *= 0.5
@@ -398,7 +398,7 @@ def test_program_without_a_guard(backend, tmp_path):
 
 
 def test_cluster_without_this_package(backend, monkeypatch):
-    """What Dask raises of workers that cannot import it."""
+    """Workers that cannot import it are named in a sentence."""
     from distributed import Client
 
     def fail(*_, **__):
@@ -415,7 +415,7 @@ def remove(path):
 
 
 def replace(path):
-    """As programs do that leave no half of a file behind."""
+    """Replace a file by a rename, as careful programs do."""
     np.save(path.with_name("new.npy"), np.full((9, 3), 2.0, "float32"))
     path.with_name("new.npy").rename(path)
 
@@ -431,7 +431,7 @@ CHANGED = r"^\S+x.npy was replaced or changed since it was mapped into memory$"
 
 
 def test_file_that_does_not_stay(backend, tmp_path):
-    """While workers read it, or before they first do: they would take other rows for its own."""
+    """It changes while workers read it, or before: they would read other rows unnoticed."""
     path = tmp_path / "x.npy"
     with workers.join("dask", 1) as team:
         asarray = team.backend.asarray

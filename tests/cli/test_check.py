@@ -272,7 +272,7 @@ BROKEN = {
 }
 
 
-# What is missing or wrong in a like way as another.
+# Defects of the same kind as others.
 LIKE_OTHERS = (
     *("no product", "maximum along an axis", "stack fails", "exp of float32"),
     *("root off by a unit", "negative zero", "transpose", "integers"),
@@ -288,10 +288,10 @@ LIKE_OTHERS = (
     ],
 )
 def test_what_is_broken_is_named(name, mylib, report):
-    """It alone, with what was expected and what came."""
+    """Only that function is named, with what was expected and got."""
     function, changes, words = BROKEN[name]
     mylib(**changes)
-    # Only there are other floats by default, and is a square root taken.
+    # Only these parts use default dtypes and square roots.
     dtype = "float32" if function in ("zeros", "sqrt") else "float64"
     found = report("mylib", "--dtype", dtype, status=1)
     assert [each["function"] for each in found["differences"]] == [function]
@@ -430,7 +430,7 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 def test_what_is_broken_for_hard_numbers_is_named(name, mylib, report, monkeypatch):
-    """It alone, by the part that meets it."""
+    """Only that function is named, by the part that uses it."""
     part, function, broken = HARD[name]
     monkeypatch.setattr(checkup, "PARTS", {part: parts.PARTS[part]})
     monkeypatch.setattr(checkup, "_train", lambda *_: ([], None))
@@ -475,7 +475,7 @@ def test_program_shows_the_difference(mylib, report):
 
 
 def test_a_composition_that_is_broken_is_told_with_its_parts(mylib):
-    """As in a lazy library, where each function is right and one of another is not."""
+    """As in a lazy library where each function is right alone, but not on another's result."""
 
     class Lazy(np.ndarray):
         pass
@@ -506,7 +506,7 @@ def test_report_in_sentences(mylib, run):
 
 
 def test_a_slow_library_is_heard_of(mylib, run, monkeypatch):
-    """What has begun and what has ended are printed at once, also into a pipe."""
+    """The begin and end of a part are printed at once, even into a pipe."""
     seen = []
 
     class Pipe(io.StringIO):

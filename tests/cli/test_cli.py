@@ -61,7 +61,7 @@ def report(run):
 
 @pytest.fixture
 def refuse(run, tmp_path, monkeypatch):
-    """Run what must be refused: one sentence, status 2, no output, nothing trained or written."""
+    """Run a command that must fail: one sentence, status 2, no output, nothing written."""
 
     def refuse(*arguments):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -258,7 +258,7 @@ def test_constant_columns_of_an_array_do_no_harm(report, tmp_path):
 
 
 def test_columns_far_from_1(report, tmp_path):
-    """Their squares are infinite or 0; but for the scale they are as other columns."""
+    """Their squares are infinite or 0; they train like other columns, but for the scale."""
     values = np.random.default_rng(0).normal(size=30)
     digests = []
     for scale in (1.0, 2.0**700, 2.0**-700):
@@ -336,7 +336,7 @@ def test_a_disk_that_fails_at_the_end_is_told(run, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="there is no such device")
 def test_a_device_in_a_folder_that_takes_no_files(report, monkeypatch):
-    """As /dev takes none from a user who is not root."""
+    """As in /dev, where a user other than root can make no files."""
 
     def forbidden(**_):
         raise PermissionError(13, "Permission denied")
@@ -551,7 +551,7 @@ def write_folder(path, x, y):
 
 
 def test_folder_of_prepared_data(report, tmp_path):
-    """Taken as they are: these are the bits that the same arrays give in `fit`."""
+    """They are not prepared: the bits are those of `fit` on the same arrays."""
     x = np.linspace(-1.0, 1.0, 40).reshape(10, 4)
     for name, y in (("classes", np.arange(10) % 3), ("real", x[:, 0])):
         write_folder(tmp_path / name, x, y)
@@ -883,7 +883,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert not path.exists()
 
 
-# Output that takes nothing
+# Output that cannot be written
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")

@@ -1,4 +1,4 @@
-"""Files of columns in all their forms, and what is done to the columns."""
+"""Files of columns in all formats, and how their columns are prepared."""
 
 import datetime
 import gzip
@@ -257,7 +257,7 @@ def test_what_a_column_is_may_show_late(tmp_path, monkeypatch):
     message = r"as in other cells of the column, got 'x' in row 2 \(line {}\), column 'slip' of"
     refused(message.format(3), sheet_of, tmp_path, content)
     refused(r"or leave the column out with --drop 'slip'$", sheet_of, tmp_path, content)
-    # Rows without anything do not count, and lines do.
+    # Blank rows do not count as rows, but as lines.
     blank = content.replace("\n1,2", '\n\n"","",""\n,,\n1,2')
     refused(message.format(6), sheet_of, tmp_path, blank)
     got = sheet_of(tmp_path, content, drop=["slip"]).frame
@@ -384,7 +384,7 @@ def test_being_empty_is_a_category_if_training_rows_are(tmp_path):
     assert made.columns[0].categories == ("", "None", "x", "y")
     assert preparation.features(made, sheet)[1, :4].tolist() == [1.0, 0.0, 0.0, 0.0]
     assert preparation.filled(made, sheet) == ["'a': 2 empty cells became a category"]
-    # Or else what is most frequent, and of these the first.
+    # Otherwise the most frequent category, and of several the first.
     made = learned(sheet, np.asarray([0, 2, 3, 4, 5, 7]))
     assert (made.columns[0].fill, made.columns[0].categories) == ("x", ("None", "x", "y"))
     assert preparation.features(made, sheet)[1, :3].tolist() == [0.0, 1.0, 0.0]
@@ -400,7 +400,7 @@ def test_only_training_rows_are_learned_from(tmp_path):
 
 
 def test_a_mean_is_rounded_once_in_any_order():
-    """NumPy's is not, and its order is its own affair."""
+    """NumPy's is not, and it sums in an order of its own."""
     many = np.random.default_rng(0).normal(size=(1000, 3)) + 5.0
     assert many.mean(axis=0).tolist() != many[::-1].mean(axis=0).tolist()
     a = many[:, 0]

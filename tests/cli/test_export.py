@@ -110,7 +110,7 @@ def step(session, layers, x, y):
     ],
 )
 def test_exact_activation_of_one_unit(name):
-    """One column, which ndonnx takes for any number of them."""
+    """ndonnx would broadcast a single column."""
     layers, activation = network((3, 1, 2), "float32"), getattr(kernels.activations, name)
     settings = {"activation": activation, "numerics": kernels.EXACT}
     model = forward_model(layers, **settings)
@@ -196,7 +196,7 @@ def test_exact_step_gives_the_committed_digests(export, dtype, thorough):
 
 @pytest.mark.parametrize("loss", ["squared_error", "softmax_cross_entropy"])
 def test_native_step(export, dtype, loss):
-    """The names and shapes of all that goes in and comes out, and the kernel's values."""
+    """Names and shapes of all inputs and outputs, and the kernel's values."""
     layers = network((5, 4, 3), dtype)
     options = ("--what", "step", "--learning-rate", 0.125, "--batch-size", 6, "--loss", loss)
     _, session = export(layers, *options)

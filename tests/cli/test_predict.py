@@ -1,4 +1,4 @@
-"""`python -m kernels predict`: the same rows in other files, what is told, and what is refused."""
+"""`python -m kernels predict`: the same rows in other files, messages, and what is refused."""
 
 import csv
 import datetime

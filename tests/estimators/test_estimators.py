@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def small(kind=MLPClassifier, **parameters):
-    """Make an estimator that is trained in no time."""
+    """Make an estimator that trains quickly."""
     common = {"hidden_layer_sizes": 4, "max_iter": 4, "batch_size": 16, "random_state": 3}
     return kind(**(common | {"numerics": "exact"} | parameters))
 
@@ -73,7 +73,7 @@ def test_one_digest_on_every_library(problem, library):
 
 
 def test_probabilities_of_two_classes():
-    """That of the second is the output, and the class that is predicted has the larger."""
+    """The second probability is the output, and the predicted class has the larger one."""
     model = small().fit(X, LABELS > 0)
     found = model.predict_proba(X)
     np.testing.assert_array_equal(model.classes_[found.argmax(axis=1)], model.predict(X))

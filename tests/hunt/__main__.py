@@ -14,7 +14,7 @@ from typing import Any
 
 _EVERY = 10.0
 
-# How long a process may take to end: it is between two programs, and so is what judges them.
+# Seconds in which a process must end, which it does between two programs.
 _GRACE = 300.0
 
 

@@ -1,4 +1,4 @@
-"""Looks for programs that give on a library what they should not."""
+"""Look for programs whose results on a library are wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .libraries import Failed, Library, OutOfTime
 from .oracle import Wrong
 from .programs import Line, Program, Scope, programs, source
 
-# Variants of a program, of which it would make four for each new one, find less than new ones.
+# New programs find more than variants, of which hypothesis would make four for each.
 ConjectureRunner.generate_mutations_from = lambda *_: None
 
 
@@ -68,7 +68,7 @@ def _target(
     return Target(backend, mode, share, examples, shrinking, drawn)
 
 
-# Where every shape takes a compiler's time. Arrays cost little then.
+# Sizes where every shape costs a compilation, and the size of arrays little.
 _FEW: dict[str, Any] = {"sizes": (1, 7, 3, 7, 7, 2, 1030), "classes": (3, 129, 300)}
 
 _ONE: dict[str, Any] = {"lines": 1, "families": Scope("", True).families[:-1]}
@@ -100,12 +100,12 @@ TARGETS = (
     _target("torch:cpu", "estimators", 1, 60, 15, **_SKLEARN),
 )
 
-# So many of an operation in a library are shown; more are counted.
+# So many finds of an operation in a library are shown; more are only counted.
 _MOST_OF_A_KIND = 6
 
 
 class Find(NamedTuple):
-    """A program that gives what it should not, and how finds are told from each other."""
+    """A program with a wrong result, and a key that tells finds apart."""
 
     key: tuple[str, ...]
     sentence: str
@@ -113,7 +113,7 @@ class Find(NamedTuple):
 
 
 def lane(names: list[str], seed: int, seconds: float, messages: Any) -> None:
-    """Hunt in some of the targets, in a process of its own, and tell the first process."""
+    """Hunt in some of the targets, in a process of its own, and report to the first process."""
     end = time.monotonic() + seconds
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     warnings.simplefilter("ignore")
@@ -133,7 +133,7 @@ def lane(names: list[str], seed: int, seconds: float, messages: Any) -> None:
 
 
 def _end_with_the_first() -> None:
-    """End this process once the first is killed; its own see that they are alone."""
+    """End this process once the first is killed; its own processes notice its end."""
     first = multiprocessing.parent_process()
     assert first is not None
     first.join()
@@ -191,7 +191,7 @@ def _round(
     seen: set[tuple[str, ...]],
     ran: Callable[[str], None],
 ) -> Find | None:
-    """Try some programs, and make the first that is wrong smaller."""
+    """Try some programs, and shrink the first with a wrong result."""
     best: list[Find] = []
     done: set[str] = set()
     stop = [end]
@@ -241,7 +241,7 @@ def _round(
 def examine(
     program: Program, text: str, target: Target, library: Library, seconds: float
 ) -> Find | None:
-    """Run a program, and compare what it gives with what it should."""
+    """Run a program, and compare its results with the right ones."""
     try:
         expected = oracle.run(program)
     except Exception as error:
@@ -268,7 +268,7 @@ def examine(
         if wrong_now is not None:
             return _find(program, text, line, wrong_now, target)
         if not all(np.all(np.isfinite(a)) for a in arrays):
-            # Which of infinity and NaN it is may differ, and what follows with it.
+            # Results may differ in whether they are infinite or NaN, and so may all that follows.
             return None
     return None
 

@@ -1,4 +1,4 @@
-"""Runs programs on a library, in a process that may crash or hang without harm."""
+"""Run programs on a library, in a process that may crash or hang without harm."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import psutil
 
-# What a program may compute, or wait without computing: a compiler has a minute for the largest.
+# Seconds that a program may compute, or wait without computing; compilers need up to a minute.
 _SECONDS = {True: 600.0, False: 120.0}
 
 _BETWEEN_LOOKS = 1.0
 
-# What workers may take for a program, which takes them a second or two.
+# Seconds that workers may take for a program; they take one or two.
 _SECONDS_OF_WORKERS = 300.0
 
-# After so many programs a process makes room for another: compilers keep what they made.
+# After so many programs a process is replaced, since compilers keep what they made in memory.
 _PROGRAMS = {True: 300, False: 20_000}
 
 
@@ -78,7 +78,7 @@ class Library:
             answers = self._answers(used, self._limit, seconds)
         failures = [answer for answer in answers if not isinstance(answer, list)]
         if failures:
-            # Of those of others it is the cause.
+            # This failure caused those of the others.
             raise Failed(*min(failures, key=lambda failure: failure[0] == "raises WorkerLost"))
         for answer in answers[1:]:
             if not all(map(_same, answer, answers[0])):
@@ -94,7 +94,7 @@ class Library:
         return _SECONDS[self.compiled]
 
     def _answers(self, used: list[tuple[Any, Any]], limit: float, seconds: float) -> list[Any]:
-        """Wait for answers, while the processes compute: a busy machine may leave them little."""
+        """Wait for answers by the time processes compute, as a busy machine leaves them little."""
         answers: list[Any] = [None] * len(used)
         begun = moved = time.monotonic()
         first = last = self._computed(used)
@@ -157,7 +157,7 @@ class Library:
 
 
 def _launched(rank: int, size: int, folder: str) -> dict[str, str]:
-    """Make what torchrun would leave in the environment of a worker."""
+    """Make the environment that torchrun would set for a worker."""
     store = os.path.join(folder, "store")
     number = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     return {**number, "ARRAY_API_KERNELS_STORE": store}
@@ -174,14 +174,14 @@ def _computed(pid: int) -> float:
     try:
         process = psutil.Process(pid)
         running = (process, *process.children(recursive=True))
-        # By each and by those of its own that have ended.
+        # By each process, and by those of its own that have ended.
         return sum(sum(one.cpu_times()[:4]) for one in running)
     except psutil.NoSuchProcess:
         return 0.0
 
 
 def _serve(pipe: Any, backend: str, compiled: bool, workers: int) -> None:
-    """Run every source that comes through the pipe, and send back arrays or what went wrong."""
+    """Run every source that comes through the pipe, and send back arrays or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["JAX_ENABLE_X64"] = os.environ["SCIPY_ARRAY_API"] = "1"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -214,7 +214,7 @@ def _serve(pipe: Any, backend: str, compiled: bool, workers: int) -> None:
 
 
 def _use_one_cluster(workers: int) -> None:
-    """Let programs that start workers of Dask join some of these, which takes them no time."""
+    """Let programs that would start workers of Dask join these, to save time."""
     from distributed import LocalCluster
 
     import backends.workers

@@ -52,7 +52,7 @@ LIMITS = {
     "float32": Limits(2.0**-126, 2.0**-101, math.inf, (-86.0, 88.7228), (0.51, 0.0)),
     "float64": Limits(2.0**-510, 2.0**-850, 2.0**500, (-707.0, 709.7827), (1.0, 2.0**-56)),
 }
-# Of a factor that is a Python number: smaller ones are zero, larger ones infinite.
+# A factor that is a Python number counts as zero below the first and as infinite from the second.
 FACTORS = 2.0**-850, 2.0**1000
 
 # Operations of which every element that is finite has the bits of NumPy's, and no other is finite.
@@ -129,7 +129,7 @@ def run(program: Program) -> Ran:
             for name, before in kept.items():
                 if changed is None and name not in own and not _same(before, values[name]):
                     changed = name, line
-            # What nobody else sees may be changed.
+            # A line may change arrays that nothing else uses.
             own |= {line.name} if not line.outputs else set()
     return Ran(arrays, kept, changed)
 
@@ -227,7 +227,7 @@ Found = Iterator[str]
 
 
 def _judge(index: Any, got: float, allowed: list[Any], told: str = "") -> Found:
-    """Complain unless `got` is allowed: by a number, None for what is not finite, a predicate."""
+    """Complain unless `got` is allowed: a number, None for not finite, or a predicate."""
     for a in allowed:
         if a is None:
             fits = not math.isfinite(got)
@@ -397,7 +397,7 @@ def _value_of(name: str, x: Decimal) -> Decimal:
     if name == "expm1":
         return x + x * x / 2 + x * x * x / 6 if small else x.exp() - 1
     if name == "tanh":
-        # 1 to all digits long before.
+        # It is 1 to all digits long before.
         x = min(x, Decimal(1000))
         return x - x * x * x / 3 if small else 1 - 2 / ((2 * x).exp() + 1)
     z = (-abs(x)).exp()
@@ -423,7 +423,7 @@ def _check_sum(line: Line, operands: Any, got: Any, dtype: str, numerics: Exact)
 def _check_product(a: Any, b: Any, got: Any, dtype: str, numerics: Exact) -> Found:
     limits, k = LIMITS[dtype], a.shape[1]
     outside_a, outside_b = (~(np.abs(m) < limits.large) for m in (a, b))
-    # Whole numbers of a unit that every element is a multiple of.
+    # As multiples of a unit that divides every element.
     unit = Fraction(1, 2**1074)
     rows, columns = _integers(a), _integers(b.T)
     one = len(numerics._scheme(dtype, k).pairs) == 1
