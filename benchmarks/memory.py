@@ -15,8 +15,8 @@ __all__ = ["allocated"]
 def allocated(function: Callable[[], Any], place: str) -> int | None:
     """Run a function that uses the backend called `place`; return the most bytes it allocated.
 
-    On the host they are counted by memray, whoever allocates them, which there is not for Windows;
-    on CUDA by torch, and by no other library here. None where nobody counts.
+    On the host memray counts all allocations, except on Windows; on CUDA torch counts its own.
+    Otherwise the result is None.
     """
     library, _, device = place.partition(":")
     if library == "torch" and device.startswith("cuda"):

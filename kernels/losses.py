@@ -161,7 +161,7 @@ def softmax_cross_entropy(
     ValueError
         If shapes do not fit, devices differ, or there are no samples.
     TypeError
-        If libraries or dtypes differ, or a dtype is none of those above.
+        If libraries or dtypes differ, or a dtype is not one of those above.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def logistic_cross_entropy(
     ValueError
         If shapes do not fit, devices differ, or there are no samples.
     TypeError
-        If libraries or dtypes differ, or a dtype is none of those above.
+        If libraries or dtypes differ, or a dtype is not one of those above.
 
     Examples
     --------

@@ -440,7 +440,7 @@ def _backward(
 def _add(
     layers: Sequence[Layer], changes: Sequence[Layer], numerics: Numerics
 ) -> tuple[Layer, ...]:
-    """Add the layers to the changes, which nobody else has."""
+    """Add the layers to the changes, which may be overwritten."""
     add, updated = in_place(numerics, layers[0].weight)[0], []
     for (weight, bias), (change, bias_change) in zip(layers, changes, strict=True):
         change = add(change, weight)

@@ -119,8 +119,8 @@ def fit(
         batches that one longer `fit` would have taken.
     state
         The optimizer's state in the result of that first `fit`. With it both end on the bits of the
-        longer one, unless trained in dual form (docs/dual.md says when that does). It counts the
-        steps for schedules and bias corrections.
+        longer one; for the dual form docs/dual.md has the condition. It counts the steps for
+        schedules and bias corrections.
     loss
         `squared_error`, `softmax_cross_entropy`, `logistic_cross_entropy`, `poisson`, or another
         function `(prediction, target, *, numerics) -> (value, gradient)`.
@@ -169,8 +169,8 @@ def fit(
         the optimizer has a state that is not given; or dual=True is impossible.
     TypeError
         If libraries or dtypes differ; an argument is of another type than above; the state is
-        another optimizer's; the loss takes no sample_weight that is given; or, with `compile`, it,
-        the loss or the numerics cannot be hashed.
+        another optimizer's; weights are given and the loss takes no sample_weight; or, with
+        `compile`, it, the loss or the numerics cannot be hashed.
     RuntimeError
         If the compiler changes bits of exact numerics.
 

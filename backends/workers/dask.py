@@ -149,7 +149,9 @@ def join(
                 f"the connection to the Dask scheduler {scheduler} was lost"
             ) from error
         except KilledWorker as error:
-            raise WorkerLost("a task of Dask ended several workers, maybe out of memory") from error
+            raise WorkerLost(
+                "a task of Dask ended several workers, which may have run out of memory"
+            ) from error
 
 
 def _offset_in_file(host: Any) -> int | None:

@@ -31,7 +31,7 @@ _STEPS = 10
 
 
 class Verified(NamedTuple):
-    """One training run and what came of it.
+    """One training run and its result.
 
     Attributes
     ----------

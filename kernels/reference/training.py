@@ -62,7 +62,7 @@ class Run(NamedTuple):
 
 
 def checkpoints(backend: Backend, *, compiled: bool, steps: int | None = None) -> tuple[int, ...]:
-    """Choose the checkpoints that a backend reaches in time, or those up to `steps`.
+    """Choose the checkpoints that a backend reaches soon enough, or those up to `steps`.
 
     All of them, unless it is slow: then 10 steps, or 1 uncompiled.
     """

@@ -266,7 +266,7 @@ def features(
     preparation
         As `learn` returned it.
     sheet
-        With the same columns in any order, and maybe others.
+        It has the same columns in any order, and may have others.
     dtype
         That of the result.
     rows

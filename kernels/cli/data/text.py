@@ -84,7 +84,7 @@ def read_text(
     Parameters
     ----------
     path
-        The file, maybe compressed.
+        The file, which may be compressed.
     separator
         What stands between cells; None for the one that makes all lines equally long. A space
         stands for any number of them.

@@ -125,7 +125,7 @@ class Report(NamedTuple):
 def report_of(
     team: Workers, plan: Plan, job: Job, trained: Trained, losses: Any, scores: Scores
 ) -> Report:
-    """Say what came of a job."""
+    """Make the report of a job."""
     options, settings, problem, place = plan.options, job.settings, job.problem, team.backend
     return Report(
         problem=problem.name,
