@@ -1,4 +1,4 @@
-"""`python -m tests.hunt --minutes 10 [--seed N] [--only jax,torch]`."""
+"""Search random programs for wrong bits: `python -m tests.hunt --minutes 10`."""
 
 from __future__ import annotations
 
@@ -77,9 +77,11 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hunt", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, help="repeat the programs of another hunt")
-    parser.add_argument("--only", metavar="LIBRARIES", help="such as jax,torch,workers")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long; default: 10")
+    parser.add_argument("--seed", type=int, help="the seed of a hunt to repeat; default: random")
+    parser.add_argument(
+        "--only", metavar="LIBRARIES", help="such as jax,torch,workers; default: all"
+    )
     return parser.parse_args()
 
 

@@ -36,13 +36,13 @@ class Target(NamedTuple):
     backend, mode
         What runs the programs: "eager", "compiled", by "workers", or as "estimators".
     share
-        Of the time, relative to others.
+        Its share of the time, relative to others.
     examples
         Programs in a round.
     shrinking
         The most seconds to make a program smaller.
     scope
-        What is drawn.
+        What programs are drawn from.
     """
 
     backend: str

@@ -41,7 +41,7 @@ class Failed(Exception):
     Attributes
     ----------
     cause
-        In a word or two.
+        Why, in a word or two.
     """
 
     def __init__(self, cause: str, told: str):
@@ -56,8 +56,8 @@ class OutOfTime(BaseException):
 class Library:
     """A backend, eager or compiled or on workers, in processes of its own.
 
-    Those that run a program together are as many as it has workers of torch, or one, which has the
-    workers of JAX and Dask.
+    A program with workers of torch runs in as many processes; any other in one, to which workers of
+    JAX or Dask belong.
     """
 
     def __init__(self, backend: str, *, compiled: bool, workers: int = 0):

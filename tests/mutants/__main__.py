@@ -57,10 +57,10 @@ def run(tests, backend, top):
             command, cwd=top, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {SECONDS} s"
+        return f"the tests did not end within {SECONDS} s"
     if done.returncode == 0:
         return None
-    # A file that cannot be imported notices nothing.
+    # A file that cannot be imported is no test that fails.
     failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
     if failed is None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
