@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
@@ -119,12 +119,11 @@ class Scalars(NamedTuple):
 
     def table(self, step: int, steps: int) -> Array:
         """Make a table of the numbers of some steps, a row for each, always of the same size."""
-        rows: list[Any] = [self._of(step + i) for i in range(steps)]
+        rows: list[Any] = [list(self._of(step + i)) for i in range(steps)]
         rows += [rows[-1]] * (_ROWS - steps)
         if self.plain:
             rows = [rate for (rate,) in rows]
-        xp, dtype = array_namespace(self.like), self.numerics.factor(0.0, like=self.like).dtype
-        return cast(Array, xp.asarray(rows, dtype=dtype, **placement(self.like)))
+        return self.numerics.factor(rows, like=self.like)
 
     def _of(self, step: int) -> tuple[float, ...]:
         numbers = self.optimizer.numbers(self.before + step)

@@ -690,6 +690,11 @@ def test_a_number_or_its_factor(asarray, dtype, numerics):
             got, expected = numerics.multiply(a, factor), numerics.multiply(a, number)
             assert_alike(got, a)
             np.testing.assert_array_equal(fetch(got), fetch(expected))
+    # As those of the steps of a run are.
+    table = numerics.factor([[number, number] for number in numbers], like=a)
+    assert tuple(table.shape) == (len(numbers), 2)
+    singles = [float(numerics.factor(number, like=a)) for number in numbers]
+    np.testing.assert_array_equal(fetch(table), [[number, number] for number in singles])
 
 
 def test_integers_of_numpy_are_integers(asarray):

@@ -68,10 +68,11 @@ class Numerics(Protocol):
         """Subtract arrays."""
         ...
 
-    def factor(self, number: float, *, like: Array) -> Array:
+    def factor(self, number: float | list[Any], *, like: Array) -> Array:
         """Make a 0-d array of a number: `multiply` by it gives the same bits as by the number.
 
-        It can be an argument of a compiled function, so that another number compiles nothing anew.
+        Of numbers in lists it makes a table of such. An array can be an argument of a compiled
+        function, so that another number compiles nothing anew.
         """
         ...
 

@@ -243,11 +243,11 @@ class Exact:
         _check_dtypes(a, b)
         return _flush(a - b, array_namespace(a))
 
-    def factor(self, number: float, *, like: Array) -> Array:
-        """Make a 0-d array of a number, float64 as `multiply` takes the number itself."""
+    def factor(self, number: float | list[Any], *, like: Array) -> Array:
+        """Make an array of a number or lists, float64 as `multiply` takes a number itself."""
         xp = array_namespace(like)
-        number = _in_range(number)
-        return float64_of(xp.asarray(number, dtype=xp.float64, **placement(like)), xp)
+        numbers = _all_in_range(number)
+        return float64_of(xp.asarray(numbers, dtype=xp.float64, **placement(like)), xp)
 
     def multiply(self, a: Array, factor: Array | float) -> Array:
         """Multiply by a number or an array; the error is below 0.51 units in the last place.
@@ -551,3 +551,9 @@ def _in_range(factor: float) -> float:
     if abs(factor) < _SMALLEST["float64"]:
         return 0.0
     return factor * math.inf if abs(factor) >= _LARGEST_FACTOR else factor
+
+
+def _all_in_range(factors: float | list[Any]) -> float | list[Any]:
+    if isinstance(factors, list):
+        return [_all_in_range(factor) for factor in factors]
+    return _in_range(factors)

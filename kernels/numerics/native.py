@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from array_api_compat import array_namespace
 
@@ -60,7 +60,7 @@ class Native:
     def subtract(self, a: Array, b: Array) -> Array:
         return a - b
 
-    def factor(self, number: float, *, like: Array) -> Array:
+    def factor(self, number: float | list[Any], *, like: Array) -> Array:
         xp = array_namespace(like)
         return cast(Array, xp.asarray(number, dtype=like.dtype, **placement(like)))
 
