@@ -939,8 +939,8 @@ if len({kernels.digest(fit.layers) for fit in fits}) == 1:
 
 
 @pytest.mark.library("torch", "jax")
-# A process in which torch begins to compile takes 20 seconds.
-@pytest.mark.thorough("torch")
+# A process in which torch begins to compile takes 20 seconds, and one of JAX 4.
+@pytest.mark.thorough("torch", "jax")
 def test_settings_that_let_compilers_change_bits(backend):
     """In a process of its own: XLA reads its own once, and what g++ makes flushes small numbers."""
     prepare = UNSAFE[backend.name.partition(":")[0]]

@@ -121,7 +121,9 @@ def test_committed_digests(backend, found, worker):
     place = numpy if backend.slow else backend
     problem = reference.make("tutorial", place, "float32")
     alone = worker.digest_after(problem, kernels.fit, worker.STEPS, kernels.NATIVE)
-    assert found["native"] not in (COMMITTED, alone)
+    assert found["native"] != COMMITTED
+    if found["count"] > 1:
+        assert found["native"] != alone
     if "sent" in found:
         assert_finite_as_alone(found, worker)
         assert_little_is_sent(found)
