@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies
+from hypothesis import assume, given, strategies
 
 import kernels
 from kernels import EXACT, SGD, Adam, activations, schedules
@@ -80,9 +80,12 @@ def train(asarray, dtype, weighted, given, parts=(STEPS,)):
 def test_parts_and_libraries_have_one_digest(asarray, dtype, data):
     drawn, weighted = data.draw(settings), data.draw(strategies.booleans())
     first = data.draw(strategies.integers(1, STEPS - 1))
-    expected = train(np.asarray, dtype, weighted, drawn)
+    with np.errstate(all="ignore"):
+        expected = train(np.asarray, dtype, weighted, drawn)
+        # Adam with beta2=0 diverges after a batch whose weights are all zero.
+        assume(np.isfinite([float.fromhex(loss) for loss in expected[2]]).all())
+        assert train(asarray, dtype, weighted, drawn, (first, STEPS - first)) == expected
     assert expected[1] == STEPS
-    assert train(asarray, dtype, weighted, drawn, (first, STEPS - first)) == expected
 
 
 def test_what_is_drawn_matters():
