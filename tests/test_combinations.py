@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies
+from hypothesis import given, strategies
 
 import kernels
 from kernels import EXACT, SGD, Adam, activations, schedules
@@ -27,6 +27,8 @@ RATES = (
 )
 
 shares = strategies.sampled_from([0.0, 0.5, 0.9])
+# With 0.0 Adam diverges after a batch whose weights are all zero.
+above = strategies.sampled_from([0.5, 0.9])
 more = {
     "learning_rate": strategies.sampled_from(RATES),
     "weight_decay": strategies.sampled_from([0.0, 0.1]),
@@ -35,7 +37,7 @@ more = {
 optimizers = strategies.one_of(
     strategies.builds(SGD, momentum=shares, nesterov=strategies.just(False), **more),
     strategies.builds(SGD, momentum=strategies.just(0.8), nesterov=strategies.just(True), **more),
-    strategies.builds(Adam, beta1=shares, beta2=shares, **more),
+    strategies.builds(Adam, beta1=shares, beta2=above, **more),
 )
 settings = strategies.fixed_dictionaries(
     {
@@ -80,12 +82,9 @@ def train(asarray, dtype, weighted, given, parts=(STEPS,)):
 def test_parts_and_libraries_have_one_digest(asarray, dtype, data):
     drawn, weighted = data.draw(settings), data.draw(strategies.booleans())
     first = data.draw(strategies.integers(1, STEPS - 1))
-    with np.errstate(all="ignore"):
-        expected = train(np.asarray, dtype, weighted, drawn)
-        # Adam with beta2=0 diverges after a batch whose weights are all zero.
-        assume(np.isfinite([float.fromhex(loss) for loss in expected[2]]).all())
-        assert train(asarray, dtype, weighted, drawn, (first, STEPS - first)) == expected
+    expected = train(np.asarray, dtype, weighted, drawn)
     assert expected[1] == STEPS
+    assert train(asarray, dtype, weighted, drawn, (first, STEPS - first)) == expected
 
 
 def test_what_is_drawn_matters():
