@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from _assert import assert_identical
+from _assert import assert_alike, assert_identical
 from _params import thorough
 from _team import SPLITS, by_team
 from array_api_compat import array_namespace
@@ -88,6 +88,29 @@ def test_gradients(backend, dtype, n, products):
     for gradients, to_x in found:
         assert kernels.digest(gradients) == kernels.digest(expected)
         assert_identical(to_x, to_input)
+
+
+def test_native_gradients(backend, dtype, size):
+    """Of positive terms, so that each of two sums is within n units of the last place."""
+    n = 9
+    x, y = (abs(a) for a in batch(backend, dtype, n))
+
+    def products(numerics):
+        a, b = (numerics.team.own(samples) for samples in (x, y))
+        (weight, bias), (alone, none) = numerics.over_samples([(a.T, b, True), (b.T, a, False)], n)
+        assert none is None
+        return weight, bias, alone
+
+    expected = products(kernels.NATIVE)
+    found, calls = by_team(
+        size, "even", backend.xp, lambda team: products(replace(kernels.NATIVE, team=team))
+    )
+    assert calls == [3]
+    for arrays in found:
+        for got, one in zip(arrays, expected, strict=True):
+            assert_alike(got, one)
+            got, one = (backend.to_numpy(a).astype("float64") for a in (got, one))
+            assert (abs(got - one) <= 2 * n * np.finfo(dtype).eps * one).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2.0**501])
