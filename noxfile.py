@@ -252,7 +252,7 @@ def hunt(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Make deliberate mistakes in a copy, which the tests must notice; `-- WORD` selects some."""
-    install(session, "-e", ".[cli,torch,jax,dask]", *PYTEST)
+    install(session, "-e", ".[cli,torch,jax,dask,ndonnx,estimators]", *PYTEST)
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
