@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 TOP = HERE.parent.parent
 # What a copy needs; results of tests and environments are not among it.
 COPIED = ("kernels", "backends", "benchmarks", "tests", "pyproject.toml", "README.md", "docs")
-SECONDS = 300
+SECONDS = 120
 
 
 def read():
