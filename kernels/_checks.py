@@ -169,10 +169,7 @@ def to_learning_rate(number: Any) -> float:
     """Convert a number of 0 or more, of NumPy too, to Python's float, which changes no dtype."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"expected a learning rate that is a real number, got {number!r}")
-    try:
-        rate = float(number)
-    except OverflowError:
-        rate = math.inf
+    rate = _to_float(number)
     if not 0.0 <= rate < math.inf:
         raise ValueError(f"expected a finite learning rate of 0 or more, got {number}")
     return rate
@@ -189,11 +186,27 @@ def to_real(
     """Convert a real number to Python's float; raise unless it is finite and within limits."""
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"expected {name} to be a real number, got {number!r}")
-    value = float(number)
+    value = _to_float(number)
     if not (math.isfinite(value) and least <= value and above < value < below):
         limits = {"of at least": least, "above": above, "below": below}
         said = " and ".join(f"{k} {v:g}" for k, v in limits.items() if math.isfinite(v))
         raise ValueError(f"expected a finite {name} {said}, got {number}")
+    return value
+
+
+def _to_float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        # An integer with more digits than a float has room for.
+        return math.inf
+
+
+def to_positive(name: str, number: Any) -> int:
+    """Convert an integer of 1 or more to Python's int; raise for any other."""
+    value = to_integer(name, number)
+    if value < 1:
+        raise ValueError(f"expected {name} of 1 or more, got {value}")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import check_alike, check_array, check_numerics, check_shape, to_integer, to_real
+from ._checks import check_alike, check_array, check_numerics, check_shape, to_positive, to_real
 from ._host import placement, to_host
 from ._typing import Array
 from .numerics import NATIVE, Numerics
@@ -139,7 +139,7 @@ def minimize(
     if x.ndim != 1:
         raise ValueError(f"expected x of shape (n,), got shape {tuple(x.shape)}")
     max_steps, max_calls, memory = (
-        _positive(name, limit)
+        to_positive(name, limit)
         for name, limit in (("max_steps", max_steps), ("max_calls", max_calls), ("memory", memory))
     )
     gradient_tolerance = to_real("gradient_tolerance", gradient_tolerance, least=0.0)
@@ -178,13 +178,6 @@ def minimize(
         elif before.value - here.value <= value_tolerance * size:
             reason = "value"
     return Minimum(here.x, here.value, steps, calls, reason)
-
-
-def _positive(name: str, limit: int) -> int:
-    limit = to_integer(name, limit)
-    if limit < 1:
-        raise ValueError(f"expected {name} of 1 or more, got {limit}")
-    return limit
 
 
 def _of(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[float, Array]:

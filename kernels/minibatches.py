@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
 
-from ._checks import to_integer
+from ._checks import to_integer, to_positive
 from ._compiled import compiled, repeats
 from ._host import placement
 from ._typing import Array, Compiler
@@ -147,20 +147,13 @@ def steps_of(n: int, *, steps: int | None, epochs: int | None, batch_size: int |
             f"expected exactly one of steps and epochs, got steps={steps} and epochs={epochs}"
         )
     steps, epochs, batch_size = (
-        None if number is None else _positive(name, number)
+        None if number is None else to_positive(name, number)
         for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size))
     )
     if steps is not None:
         return steps
     assert epochs is not None
     return epochs * (1 if batch_size is None else -(-n // batch_size))
-
-
-def _positive(name: str, number: int) -> int:
-    number = to_integer(name, number)
-    if number < 1:
-        raise ValueError(f"expected {name} of 1 or more, got {number}")
-    return number
 
 
 def take(x: Array, y: Any, order: Array, first: Any, *, size: int) -> tuple[Array, Any]:

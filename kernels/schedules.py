@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any
 
-from ._checks import to_integer, to_learning_rate, to_real
+from ._checks import to_learning_rate, to_positive, to_real
 
 __all__ = ["Schedule", "constant", "cosine", "exponential", "inverse", "linear", "warmup"]
 
@@ -59,7 +59,7 @@ def constant(rate: float) -> Schedule:
 def exponential(rate: float, decay: float, *, steps: int = 1) -> Schedule:
     """Multiply the rate by `decay` in every `steps` steps: rate * decay**(step / steps)."""
     decay = to_real("decay", decay, above=0.0)
-    return Schedule(_exponential, (to_learning_rate(rate), decay, _count(steps)))
+    return Schedule(_exponential, (to_learning_rate(rate), decay, to_positive("steps", steps)))
 
 
 def inverse(rate: float, power: float = 0.5) -> Schedule:
@@ -69,7 +69,9 @@ def inverse(rate: float, power: float = 0.5) -> Schedule:
 
 def linear(rate: float, *, steps: int, final: float = 0.0) -> Schedule:
     """Go from `rate` to `final` in a straight line, and stay there after `steps` steps."""
-    return Schedule(_linear, (to_learning_rate(rate), _count(steps), to_learning_rate(final)))
+    return Schedule(
+        _linear, (to_learning_rate(rate), to_positive("steps", steps), to_learning_rate(final))
+    )
 
 
 def cosine(rate: float, *, steps: int, final: float = 0.0) -> Schedule:
@@ -78,7 +80,9 @@ def cosine(rate: float, *, steps: int, final: float = 0.0) -> Schedule:
     final + (rate - final) * (1 + cos(pi * step / steps)) / 2, as torch's CosineAnnealingLR
     (Loshchilov, Hutter 2017, "SGDR", ICLR).
     """
-    return Schedule(_cosine, (to_learning_rate(rate), _count(steps), to_learning_rate(final)))
+    return Schedule(
+        _cosine, (to_learning_rate(rate), to_positive("steps", steps), to_learning_rate(final))
+    )
 
 
 def warmup(schedule: Schedule, *, steps: int) -> Schedule:
@@ -88,14 +92,7 @@ def warmup(schedule: Schedule, *, steps: int) -> Schedule:
     """
     if not callable(schedule):
         raise TypeError(f"expected a schedule to warm up to, got {schedule!r}")
-    return Schedule(_warmup, (schedule, _count(steps)))
-
-
-def _count(steps: int) -> int:
-    steps = to_integer("steps", steps)
-    if steps < 1:
-        raise ValueError(f"expected steps of 1 or more, got {steps}")
-    return steps
+    return Schedule(_warmup, (schedule, to_positive("steps", steps)))
 
 
 def _constant(_: int, rate: float) -> float:

@@ -418,6 +418,7 @@ def test_clipped_gradients_have_the_norm():
         (lambda: SGD(0.1, True), TypeError, "expected momentum to be a real number, got True"),
         (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov with a momentum above 0, got"),
         (lambda: SGD(0.1, weight_decay=-1), ValueError, "weight_decay of at least 0, got -1"),
+        (lambda: SGD(0.1, weight_decay=10**400), ValueError, "weight_decay of at least 0, got 10"),
         (lambda: SGD(0.1, max_norm=0), ValueError, "finite max_norm above 0, got 0"),
         (lambda: Adam(beta1=1), ValueError, "finite beta1 of at least 0 and below 1, got 1"),
         (lambda: Adam(beta2=-1), ValueError, "finite beta2 of at least 0 and below 1, got -1"),
