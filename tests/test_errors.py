@@ -1027,9 +1027,11 @@ layers = kernels.init((4, 2), like=x)
 (weight, bias), = layers
 parted = kernels.Layer(split(weight, "part"), split(bias)),
 def train(layers, x, y):
-    layers, _, _ = kernels.fit(
-        layers, x, y, learning_rate=0.1, steps=3, batch_size=4, numerics=kernels.EXACT
-    )
+    settings = {"steps": 3, "batch_size": 4, "numerics": kernels.EXACT}
+    for compile in (None, jax.jit):
+        layers, _, _ = kernels.fit(
+            layers, x, y, learning_rate=0.1, compile=compile, check_compiler=False, **settings
+        )
     return kernels.digest(layers)
 print(train(layers, x, x[:, :2]))
 print(train(parted, split(x, "part"), split(x[:, :2], None, "part")))
