@@ -497,6 +497,18 @@ def test_large_numbers_by_a_column(backend):
         assert fetch(got).tolist() == expected
 
 
+@pytest.mark.library("jax")
+@pytest.mark.every_dtype
+def test_default_precision_of_jax(backend, dtype):
+    """It may be an algorithm that rounds the operands of every product, also of float64."""
+    import jax
+
+    a, b = np.random.default_rng(0).normal(size=(2, 9, 9)).astype(dtype)
+    with jax.default_matmul_precision("F32_F32_F32"):
+        got = EXACT.matmul(backend.asarray(a), backend.asarray(b))
+    assert_identical(fetch(got), EXACT.matmul(a, b))
+
+
 def test_predictions_do_not_depend_on_the_batch(backend, dtype):
     """A sample alone, in a part of a batch and in all of it has one prediction."""
     layers, x, _ = make(dtype, (300, 64, 7), 64).on(backend)

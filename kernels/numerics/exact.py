@@ -231,7 +231,7 @@ class Exact:
     def _products(self, left: Operand, right: Operand, k: int, xp: Any) -> Iterator[Array]:
         """Multiply the slices of operands, in the order in which `_combined` takes them."""
         pairs = self._scheme(_dtype_name(left.array, xp), k).pairs
-        return (left.slices[i] @ right.slices[j] for i, j in pairs)
+        return (_product(left.slices[i], right.slices[j], xp) for i, j in pairs)
 
     def add(self, a: Array, b: Array) -> Array:
         """Add arrays of one dtype, rounded correctly."""
@@ -381,6 +381,13 @@ def _slices(rest: Array, scale: Array, side: int, count: int, bits: int) -> tupl
             rest -= cut
         slices.append(-cut if side == 0 and i == 1 else cut)
     return tuple(slices)
+
+
+def _product(a: Array, b: Array, xp: Any) -> Array:
+    """Multiply slices in float64, also where JAX's default precision makes less of it."""
+    if xp.__name__ == "jax.numpy":
+        return cast(Array, xp.matmul(a, b, precision="highest"))
+    return a @ b
 
 
 def _combined(products: Iterator[Array]) -> Array:

@@ -36,6 +36,7 @@ SETTINGS = {
         (
             "jax.config.update('jax_default_matmul_precision', 'bfloat16')",
             "jax.config.update('jax_default_matmul_precision', 'highest')",
+            "jax.config.update('jax_default_matmul_precision', 'F32_F32_F32')",
             "jax.config.update('jax_numpy_rank_promotion', 'raise')",
         ),
         (),
