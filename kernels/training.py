@@ -324,6 +324,7 @@ class _Steps(NamedTuple):
         """Take each step in a call of its own, and report it."""
         compile, scalars, progress = self.compile, self.scalars, self.progress
         settings = {"loss": checked(self.loss), **self.fixed}
+        is_own = settings["loss"] is self.loss
         take_step: Callable[..., Any] = partial(self._function, **settings)
         take_rare, size = take_step, batches.size or 0
         if compile is not None:
@@ -340,7 +341,8 @@ class _Steps(NamedTuple):
                 numbers = scalars.of(taken + len(losses), compiled=compile is not None)
             take_now = take_rare if step < rare and x_batch.shape[0] < size else take_step
             trained, value = take_now(trained, x_batch, y_batch, numbers, operands)
-            losses.append(value)
+            # A copy, since a loss of the user's may use its array again.
+            losses.append(value if is_own else value * 1.0)
             if progress is not None:
                 try:
                     # A copy, since it may compute in the place of what it is given.

@@ -253,6 +253,20 @@ def test_progress_may_change_what_it_is_given(asarray):
     assert_identical(fit.losses, kernels.fit(layers, x, y, **arguments).losses)
 
 
+def test_loss_may_use_its_array_again():
+    layers, x, y = data(np.asarray, "float32")
+    kept = np.zeros((), dtype="float32")
+
+    def loss(prediction, target, *, numerics):
+        value, gradient = kernels.squared_error(prediction, target, numerics=numerics)
+        kept[...] = value
+        return kept, gradient
+
+    arguments = {"learning_rate": 0.01, "steps": 3}
+    fit = kernels.fit(layers, x, y, loss=loss, **arguments)
+    assert_identical(fit.losses, kernels.fit(layers, x, y, **arguments).losses)
+
+
 @float32
 @pytest.mark.parametrize("last", [1, 4])
 def test_progress_ends_training(asarray, dtype, last):
