@@ -55,11 +55,12 @@ class Activation:
 
     def __call__(self, a: Array, *, numerics: Numerics = NATIVE) -> Array:
         """Compute the function of each element."""
-        return self.value(a, numerics)
+        return self.value(numerics.flush(a), numerics)
 
     def derivative(self, output: Array, *, numerics: Numerics = NATIVE) -> Array:
         """Compute the derivative from what the function returned."""
-        return self.back(output, array_namespace(output).ones_like(output), numerics)
+        ones = array_namespace(output).ones_like(output)
+        return self.back(numerics.flush(output), ones, numerics)
 
 
 def check_activation(activation: object) -> None:

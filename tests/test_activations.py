@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from _assert import assert_alike, assert_networks_identical, bits, fetch
+from _assert import assert_alike, assert_identical, assert_networks_identical, bits, fetch
 from _params import thorough, where
 
 import kernels
@@ -57,6 +57,17 @@ def test_derivative_at_0(name):
     expected = {"relu": 0.0, "leaky_relu": 0.01, "softplus": 0.5, "logistic": 0.25}.get(name, 1.0)
     activation = getattr(activations, name)
     assert float(activation.derivative(activation(np.zeros(1)))[0]) == pytest.approx(expected)
+
+
+@every
+def test_what_counts_as_zero(asarray, name):
+    """Some libraries flush these numbers to zero, and others keep them."""
+    small = asarray(np.asarray([1e-40, -1e-40, 2.0**-102, -0.0]), "float32")
+    zeros = asarray(np.zeros(4), "float32")
+    activation = getattr(activations, name)
+    for function in (activation, activation.derivative):
+        got, expected = function(small, numerics=EXACT), function(zeros, numerics=EXACT)
+        assert_identical(got, expected)
 
 
 @pytest.mark.library("torch")
