@@ -305,8 +305,8 @@ def _largest(a: Array) -> float:
 
 
 def _power_of_two(number: float) -> float:
-    """Find the power of two above a number: no library rounds a product with it."""
-    return math.ldexp(1.0, math.frexp(number)[1]) if number > 0.0 else 0.0
+    """Find the power of two above a number, or the largest: no library rounds a product with it."""
+    return math.ldexp(1.0, min(math.frexp(number)[1], 1023)) if number > 0.0 else 0.0
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:

@@ -103,6 +103,13 @@ def test_no_lower_point():
     assert_identical(found.x, x)
 
 
+def test_gradient_near_the_largest_number():
+    x = np.asarray([1.0, 2.0])
+    with np.errstate(all="ignore"):
+        found = minimize(lambda x: (np.sum(x), np.full_like(x, 1.5e308)), x)
+    assert (found.reason, found.steps) == ("line", 0)
+
+
 def test_what_is_not_finite_is_not_entered():
     """A logarithm ends at 0."""
 
