@@ -636,20 +636,22 @@ def test_many_whole_numbers_may_be_meant_as_such(tmp_path):
         ({"weights": "z"}, "--weights to be a column of .*, got 'z'"),
         ({"weights": "w"}, r"expected a number, got an empty cell in row 2 \(line 3\), column 'w'"),
         ({"weights": "t"}, r"expected a number, got 'x' in row 1 \(line 2\), column 't'"),
+        ({"weights": "d"}, r"a number, got '2020-01-01.*' in row 1 \(line 2\), column 'd'"),
         ({"target": "t", "task": "regression"}, r"in the target, got 'x' in row 1 \(line 2\)"),
         (
             {"target": "inf", "task": None},
             r"finite number, got inf in row 1 \(line 2\), column 'inf'",
         ),
-        ({"drop": ["a", "w", "t", "inf"]}, "columns beside the target 'y' in .*, got none"),
+        ({"drop": ["a", "w", "t", "d", "inf"]}, "columns beside the target 'y' in .*, got none"),
     ],
 )
 def test_targets_that_are_refused(options, message, tmp_path):
     rows = "".join(
-        f"{i},{i % 2 or ''},{'xy'[i % 2]},{i % 2},{'inf' if i < 1 else 1}\n" for i in range(1, 9)
+        f"{i},{i % 2 or ''},{'xy'[i % 2]},2020-01-0{i},{i % 2},{'inf' if i < 1 else 1}\n"
+        for i in range(1, 9)
     )
     rows = rows.replace("1,1,y", "1,1,x", 1).replace(",1\n", ",inf\n", 1)
-    path = write(tmp_path / "d.csv", "a,w,t,y,inf\n" + rows)
+    path = write(tmp_path / "d.csv", "a,w,t,d,y,inf\n" + rows)
     given = (
         {"target": "y", "task": None}
         | ({} if "inf" in str(options) else {"drop": ["inf"]})

@@ -165,8 +165,14 @@ def _numbers(sheet: Sheet, target: str, task: str | None) -> Any:
 
 
 def _weights(sheet: Sheet, weights: str) -> Any:
+    import polars as pl
+
     cells = sheet.frame[weights]
-    odd = numbers(cells, sheet.comma)[1] if not cells.dtype.is_numeric() else cells.is_null()
+    odd = cells.is_null()
+    if not cells.dtype.is_numeric():
+        # Dates are no numbers either.
+        cells = cells.cast(pl.String)
+        odd = numbers(cells, sheet.comma)[1]
     if odd.any() or cells.null_count():
         row = int((odd if odd.any() else cells.is_null()).arg_max())
         got = "an empty cell" if cells[row] is None else repr(cells[row])
