@@ -378,6 +378,13 @@ def test_nan_in_a_column_of_parquet_is_an_empty_cell(tmp_path):
     assert preparation.filled(learned(sheet), sheet) == ["'a': 1 empty cell became 2.5"]
 
 
+def test_empty_text_in_parquet_is_an_empty_cell(tmp_path):
+    path = tmp_path / "d.parquet"
+    pl.DataFrame({"a": ["x", "", "x"], "b": [1, 2, 3]}).write_parquet(path)
+    assert reading.read_sheet(path).frame["a"].to_list() == ["x", None, "x"]
+    assert reading.read_sheet(path, text=("a",)).frame["a"].to_list() == ["x", None, "x"]
+
+
 def test_being_empty_is_a_category_if_training_rows_are(tmp_path):
     sheet = sheet_of(tmp_path, "a,b\nx,1\n,2\nx,3\nNone,4\ny,5\nx,6\n,7\nNone,8\n")
     made = learned(sheet)

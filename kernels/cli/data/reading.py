@@ -119,6 +119,8 @@ def _read_columns(
             # One instant is one number, whatever zone it is written in.
             utc = column.dt.convert_time_zone("UTC")
             column = utc.dt.replace_time_zone(None).dt.cast_time_unit("us")
+        if column.dtype == pl.String:
+            column = column.set(column == "", None)
         columns[column.name] = column
     return Sheet(
         path,
