@@ -138,6 +138,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         return place.back(output)
 
     def _encode(self, y: Any, place: Place, incremental: bool) -> Any:  # noqa: ARG002
+        # NumPy would convert text and dates, and NaT to a number.
+        if getattr(y.dtype, "kind", "f") in "SUMm":
+            raise ValueError(f"expected numbers as y, got {y.dtype}")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"

@@ -367,6 +367,9 @@ def test_bad_input_is_refused_in_a_sentence():
             small().fit(np.where(X[0, 0] == X, bad, X), LABELS)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         small(MLPRegressor).fit(X, np.where(COUNTS[0] == COUNTS, np.nan, COUNTS))
+    for bad in ("datetime64[D]", "timedelta64[D]", "str"):
+        with pytest.raises(ValueError, match="expected numbers as y, got "):
+            small(MLPRegressor).fit(X, COUNTS.astype(int).astype(bad))
     with pytest.raises(ValueError, match="expected targets of 0 or more, got -1"):
         small(MLPRegressor, loss="poisson").fit(X, COUNTS - 1.0)
     with pytest.raises(
