@@ -11,12 +11,12 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_array_api_obj
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._array_api import check_same_namespace
+from sklearn.utils._array_api import check_same_namespace, move_to
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -215,8 +215,11 @@ class MultilayerPerceptron(BaseEstimator):
             reset=first,
         )
         if sample_weight is not None:
-            if place.device is not None:
-                sample_weight = place.take(sample_weight)
+            if place.device is not None and not isinstance(sample_weight, Real):
+                if not is_array_api_obj(sample_weight):
+                    sample_weight = np.asarray(sample_weight)
+                # Beside X, wherever it is computed with.
+                sample_weight = move_to(sample_weight, xp=place.xp, device=place.device)
             sample_weight = _check_sample_weight(sample_weight, X)
         target = self._encode(y, place, incremental)
         kind = self.dtype or ("float32" if X.dtype == place.xp.float32 else "float64")

@@ -13,6 +13,7 @@ from sklearn.utils._array_api import get_namespace_and_device, move_to
 import backends
 from backends import Backend
 
+from .._host import dtype_name
 from .._typing import Array, Compiler
 from ..layer import Layer
 
@@ -47,7 +48,7 @@ class Place(NamedTuple):
         if issparse(a):
             a = a.toarray()
         if self.backend is not None:
-            return self.backend.asarray(to_numpy(a), dtype or str(a.dtype))
+            return self.backend.asarray(to_numpy(a), dtype or dtype_name(a))
         if self.device is not None:
             a = move_to(a, xp=self.xp, device=self.device)
         if dtype is None:

@@ -342,6 +342,19 @@ def test_words_predicted_from_arrays_of_another_library():
     assert predicted.tolist() == small().fit(X, words).predict(X).tolist()
 
 
+def test_a_backend_computes_for_arrays_of_another_library():
+    torch = backends.get("torch:cpu")
+    x, weight = torch.asarray(X), torch.asarray(np.arange(40) % 3)
+    expected = small().fit(X, LABELS, sample_weight=np.arange(40) % 3)
+    with config_context(array_api_dispatch=True):
+        for given in (weight, (np.arange(40) % 3).tolist()):
+            model = small(backend="numpy").fit(x, LABELS, sample_weight=given)
+            assert model.digest_ == expected.digest_
+            assert model.predict(x).tolist() == expected.predict(X).tolist()
+        twice = small().fit(x, LABELS, sample_weight=2.0)
+    assert twice.digest_ == small().fit(X, LABELS, sample_weight=2.0).digest_
+
+
 def test_one_class_is_always_predicted():
     model = small().fit(X, np.full(40, 7))
     assert model.classes_.tolist() == [7]
