@@ -86,7 +86,8 @@ def is_same(path: Path, other: Path) -> bool:
     try:
         return path.samefile(other)
     except OSError:
-        return path.resolve() == other.resolve()
+        # Unlike `resolve`, this takes links that lead in a circle.
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 def check_output(option: str, path: Path, *, in_place: bool) -> None:

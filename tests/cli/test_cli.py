@@ -355,6 +355,9 @@ def test_a_link_is_to_a_file_in_another_folder(report, refuse, tmp_path):
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere" / "net")
     got = refuse("train", "--steps", 1, "--save", tmp_path / "lost")
     assert_match("cannot write --save .*/lost: No such file or directory", got)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    got = refuse("train", "--steps", 1, "--save", tmp_path / "circle")
+    assert_match("cannot write --save .*/circle: Too many levels of symbolic links", got)
 
 
 # Mistakes in options

@@ -378,6 +378,20 @@ def test_nan_in_a_column_of_parquet_is_an_empty_cell(tmp_path):
     assert preparation.filled(learned(sheet), sheet) == ["'a': 1 empty cell became 2.5"]
 
 
+def test_a_panic_of_polars_is_told(tmp_path, monkeypatch):
+    """As at some damages of Arrow files, which have no checksums."""
+
+    def panic(_):
+        raise pl.exceptions.PanicException("left: 3")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    refused(
+        "the format that .parquet names, got .*: left: 3",
+        reading.read_sheet,
+        write(tmp_path / "d.parquet", "PAR1 PAR1"),
+    )
+
+
 def test_empty_text_in_parquet_is_an_empty_cell(tmp_path):
     path = tmp_path / "d.parquet"
     pl.DataFrame({"a": ["x", "", "x"], "b": [1, 2, 3]}).write_parquet(path)

@@ -5,6 +5,7 @@ import datetime
 import importlib
 import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -415,3 +416,11 @@ def test_refuses_options(trained, refuse, tmp_path):
         ),
     ):
         assert message in refuse(saved, path, *options)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+def test_a_full_disk_is_told_of_parquet_too(trained, refuse, tmp_path):
+    saved, path = trained("kind")
+    (tmp_path / "full.parquet").symlink_to("/dev/full")
+    err = refuse(saved, path, "--output", tmp_path / "full.parquet", status=1)
+    assert re.search("cannot write .*full.parquet: .*No space left on device", err)

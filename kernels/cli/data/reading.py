@@ -93,7 +93,8 @@ def _read_columns(
         frame = pl.read_ipc_stream(path) if stream else read(path)
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
-    except (pl.exceptions.PolarsError, ValueError) as error:
+    # polars panics at some damages, which is no Exception.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise CliError(f"expected the format that {kind} names, got {path}: {reason}") from error
     columns = {}

@@ -166,7 +166,9 @@ def _write(output: Path | None, given: Answers) -> None:
         import polars as pl
 
         frame = pl.DataFrame(dict(zip(given.names, given.columns, strict=True)))
-        with as_cli_error(OSError, prefix=f"cannot write {output}: ", status=1):
+        # polars gives a full disk an error of its own.
+        errors = OSError, pl.exceptions.PolarsError
+        with as_cli_error(*errors, prefix=f"cannot write {output}: ", status=1):
             frame.write_parquet(output)
         return
     columns = [c if isinstance(c, list) else c.astype(str).tolist() for c in given.columns]

@@ -22,6 +22,7 @@ from ..common import (
     NUMERICS,
     as_cli_error,
     console,
+    is_same,
     warn,
 )
 from ..data.preparation import INDEX
@@ -115,7 +116,7 @@ def _owned(plan: Plan) -> AbstractContextManager[None]:
     folder, resume = plan.folder, plan.options.resume
     if folder is None:
         return nullcontext()
-    return owned(folder, resumed=resume is not None and folder.resolve() == resume.resolve())
+    return owned(folder, resumed=resume is not None and is_same(folder, resume))
 
 
 def _kept(team: Workers, plan: Plan, job: Job, training: Callable[..., Fit]) -> Callable[..., Fit]:

@@ -108,15 +108,15 @@ def _check_outputs(options: Options, source: Path | None, folder: Path | None) -
     """Raise `CliError` unless both outputs can be written; they are not touched."""
     save, plot = options.save, options.plot
     resume, saved, kept = (
-        None if path is None else path.resolve() for path in (options.resume, save, folder)
+        None if path is None else os.path.realpath(path) for path in (options.resume, save, folder)
     )
     data = [] if source is None else [source, *(source / name for name in FOLDER)]
-    used = {kept, *(path.resolve() for path in data)}
+    used = {kept, *map(os.path.realpath, data)}
     # A resumed network may be replaced by what it becomes.
     for option, path, others in (("--save", save, used), ("--plot", plot, used | {resume, saved})):
         if path is None:
             continue
-        if path.resolve() in others:
+        if os.path.realpath(path) in others:
             raise CliError(f"expected {option} to be a file of its own, got {path}")
         # A network is written beside its file and renamed; a plot is written in place.
         check_output(option, path, in_place=option == "--plot")
