@@ -1,5 +1,6 @@
 """Backends: found by name, honest about what is missing, faithful with what they carry."""
 
+import importlib
 import importlib.abc
 import os
 import re
@@ -128,6 +129,59 @@ def test_one_model_for_each_signature(backend):
         assert (new.bias is None) == (layer.bias is None)
         np.testing.assert_array_equal(fetch(new.weight), fetch(layer.weight) + fetch(a))
         np.testing.assert_array_equal(fetch(same), fetch(a), strict=True)
+
+
+@pytest.mark.library("dask")
+def test_graph_is_made_once(backend):
+    """For each structure, dtype and division into blocks, and each value that is no array."""
+    traced = []
+
+    def function(layer, a, number):
+        traced.append(a)
+        return Layer(layer.weight * a + number, layer.bias), [a]
+
+    call = backend.compile(function)
+    one, two, three = (backend.asarray([value, value + 0.5]) for value in (1.0, 2.0, 3.0))
+    results = []
+    for weight, a, number, count in (
+        (one, two, 1.0, 1),
+        (two, three, 1.0, 1),
+        (two.rechunk(-1), three, 1.0, 2),
+        (one, two, 2.0, 3),
+        (one, one, 1.0, 4),
+        (one, backend.asarray([2.0, 2.5], "float32"), 1.0, 5),
+        (two, one * 3.0, 1.0, 5),
+    ):
+        new, (same,) = call(Layer(weight), a, number)
+        assert len(traced) == count
+        assert isinstance(new, Layer)
+        assert new.bias is None
+        # What is kept needs nothing to be computed again.
+        assert all(len(array.dask) == array.npartitions for array in (new.weight, same))
+        results.append((new.weight, fetch(weight) * fetch(a) + number))
+        np.testing.assert_array_equal(fetch(same), fetch(a), strict=True)
+    for got, desired in results:
+        np.testing.assert_array_equal(fetch(got), desired)
+
+
+@pytest.mark.library("dask")
+def test_calls_on_a_cluster_have_tasks_of_their_own(backend):
+    """A cluster takes tasks of one name for the same, and keeps the first one's result."""
+    dask, distributed = (importlib.import_module(name) for name in ("dask", "distributed"))
+    call = backend.compile(lambda a: (a * a, a))
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0", "set_as_default": False}
+    with distributed.Client(**options) as client, dask.config.set(scheduler=client):
+        kept = [call(backend.asarray([value, -value])) for value in (1.0, 2.0)]
+        for (square, same), value in zip(kept, (1.0, 2.0), strict=True):
+            np.testing.assert_array_equal(square.compute(), [value**2, value**2])
+            np.testing.assert_array_equal(same.compute(), [value, -value])
+
+
+@pytest.mark.library("dask")
+def test_value_that_a_graph_cannot_have(backend):
+    call = backend.compile(lambda a: a if a[0] > 0.0 else -a)
+    with pytest.raises(TypeError, match=r"expected a function that reads no value.*compile=None"):
+        call(backend.asarray([1.0]))
 
 
 def test_names():
