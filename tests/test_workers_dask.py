@@ -203,7 +203,7 @@ def test_fits_of_parts_of_one_file(backend, tmp_path, monkeypatch):
     Parts are of so few bytes that inputs and targets have other numbers of them.
     """
     module = pytest.importorskip("backends.workers.dask")
-    monkeypatch.setattr(module, "_BYTES_OF_PART", (20, 20))
+    monkeypatch.setattr(module, "_BYTES_OF_PART", 20)
     rng = np.random.default_rng(1)
     for name, shape in (("x", (9, 3)), ("y", (9, 2)), ("z", (9, 2)), ("weight", (3, 2))):
         np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype("float32"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import pickle
 from collections.abc import Callable, Iterator
 from itertools import accumulate, count, pairwise
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from kernels import Array
 from . import WorkerLost
 from ._dask_team import NO_SAMPLES, Block, Given, Step, take_step
 
-__all__ = ["READ", "Cluster", "compile_step", "computed", "persisted", "sent", "to_numpy"]
+__all__ = ["READ", "Cluster", "compile_step", "computed", "persisted", "to_numpy"]
 
 # The names of arrays whose blocks are read from a file begin so.
 READ = "read-"
@@ -83,15 +84,15 @@ def compile_step(
             return persisted(function(first), cluster)
         x, y, now, _ = given
         number = next(numbers)
-        literals = [numpy.asarray(a.compute(scheduler="synchronous")) for a in _leaves(now)]
+        literals = map(to_numpy, _leaves(now))
         batch = once("x", lambda: _batch(shard(x), cluster), x)
         inputs = [
             # The result of a task, as plain data would be lost with the worker that holds them.
-            once("function", lambda: cluster.client.submit(bytes, _pickled(function)), ()),
+            once("function", lambda: cluster.client.submit(pickle.loads, _pickled(function)), ()),
             once("trained", lambda: _whole((first, None), cluster), first),
             once("y", lambda: _whole(y, cluster), y),
         ]
-        step = Step(f"{name}-{number}", batch.shape, batch.dtype, _filled(now, iter(literals)))
+        step = Step(f"{name}-{number}", batch.shape, batch.dtype, _filled(now, literals))
         kind = batch.shape[0], batch.dtype
         joins[kind] = joins.get(kind, _LEAST_JOINS)
         while True:
@@ -154,14 +155,12 @@ def _task(a: Any, key: Any) -> tuple[Any, dict[Any, Any]]:
 def _whole(tree: Any, cluster: Cluster) -> Any:
     """Gather nested tuples of whole arrays in the result of one task."""
     arrays = [persisted(a.rechunk(-1), cluster) for a in _leaves(tree)]
-    graph = {key: future for a in arrays for key, future in a.dask.items()}
-    name = f"whole-{uuid4().hex}"
+    futures = [future for a in arrays for future in a.dask.values()]
     places = _filled(tree, iter(range(len(arrays))))
-    graph[name] = Task(name, _gathered, places, *(TaskRef(_keys(a)[0]) for a in arrays))
-    return cluster.client.get(graph, name, sync=False)
+    return cluster.client.submit(_filled_from, places, futures, pure=False)
 
 
-def _gathered(places: Any, *leaves: Any) -> Any:
+def _filled_from(places: Any, leaves: list[Any]) -> Any:
     return _filled(places, iter(leaves))
 
 
@@ -184,11 +183,6 @@ def persisted(a: Any, cluster: Cluster) -> Any:
             graph, block, sync=False, workers=where, allow_other_workers=True
         )
     return dask.array.Array(blocks, name, a.chunks, dtype=a.dtype)
-
-
-def sent(host: Any, cluster: Cluster) -> Any:
-    """Send a NumPy array to the workers, in one block."""
-    return persisted(_array(host), cluster)
 
 
 def computed(graph: Any, keys: list[Any], cluster: Cluster, **_: Any) -> list[Any]:

@@ -7,7 +7,6 @@ any worker, and again if one is lost. Matrix products are kept from task to task
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial, reduce
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-__all__ = ["NO_SAMPLES", "Block", "Given", "Step", "memory_used", "take_step"]
+__all__ = ["NO_SAMPLES", "Block", "Given", "Step", "take_step"]
 
 
 class Block(NamedTuple):
@@ -131,7 +130,7 @@ class _DaskTeam:
 
 def take_step(
     step: Step,
-    function: bytes,
+    take: Any,
     trained: Any,
     y: Any,
     blocks: Sequence[Block],
@@ -142,9 +141,8 @@ def take_step(
 
     Parameters
     ----------
-    step, function, trained, y
-        The step, the pickled function that takes it, what it trains with the last loss, and all
-        targets.
+    step, take, trained, y
+        The step, the function that takes it, what it trains with the last loss, and all targets.
     blocks, values
         Blocks of the batch, and the results that their tasks need.
     before
@@ -154,7 +152,7 @@ def take_step(
     -------
     The trained arrays and the loss at the end of the step; else a `Given` to join with the others'.
     """
-    take, kept = _loaded(function), _kept(step.name)
+    kept = _kept(step.name)
     numerics, loss = (take.keywords[name] for name in ("numerics", "loss"))
     joined = {given.place: given.arrays for given in map(_joined, before)}
 
@@ -196,20 +194,7 @@ def _joined(found: Sequence[Given]) -> Given:
     return Given(place, how, [ways[how](column) for column in columns])
 
 
-@lru_cache(maxsize=64)
-def _loaded(function: bytes) -> Any:
-    return pickle.loads(function)
-
-
 @lru_cache(maxsize=1)
 def _kept(name: str) -> dict[Any, Any]:  # noqa: ARG001
     """Give the dictionary in which this process keeps results of a step."""
     return {}
-
-
-def memory_used() -> int:
-    """Measure the memory of this process, which has imported all that a step needs, in bytes."""
-    import psutil
-
-    used: int = psutil.Process().memory_info().rss
-    return used

@@ -7,6 +7,7 @@ than the memory of all of them.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import math
 import multiprocessing
@@ -24,11 +25,9 @@ from kernels import Array
 from .._backend import BackendUnavailable, no_devices
 from . import WorkerLost, Workers
 
-# A worker of Dask pauses at 0.8 of its memory limit. Exact numerics take six times the bytes of a
-# float32 part, in pieces that fragment memory.
-_MEMORY_TO_FILL = 0.7
-_PARTS_IN_MEMORY = 16
-_BYTES_OF_PART = 2**20, 2**26
+# Of the parts in which a worker reads a file. Exact numerics take six times as many, in pieces that
+# fragment memory, and larger parts are not faster.
+_BYTES_OF_PART = 2**22
 
 _SECONDS_TO_CONNECT = 10
 
@@ -63,11 +62,10 @@ def join(
         raise BackendUnavailable(
             'Dask\'s distributed is not installed: pip install "array-api-kernels[dask]"'
         ) from None
-    import dask
+    import dask.array
     import numpy
 
-    from ._dask_steps import READ, Cluster, compile_step, computed, persisted, sent, to_numpy
-    from ._dask_team import memory_used
+    from ._dask_steps import READ, Cluster, compile_step, computed, persisted, to_numpy
 
     with ExitStack() as stack:
         # Errors below say in a sentence what Dask would log.
@@ -106,32 +104,29 @@ def join(
         most_warned = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
         stack.enter_context(dask.config.set(most_warned, scheduler=compute))
         try:
-            used = client.run(memory_used, workers=cluster.addresses)
+            client.run(importlib.import_module, "backends.workers._dask_team")
         except ModuleNotFoundError as error:
             raise BackendUnavailable(
                 f"The workers of the Dask scheduler {scheduler} need this package: {error}."
             ) from error
-        room = min(
-            _MEMORY_TO_FILL * (workers[address]["memory_limit"] or math.inf) - used[address]
-            for address in cluster.addresses
-        )
-        least, most = _BYTES_OF_PART
-        most = max(least, min(room / _PARTS_IN_MEMORY, most))
 
         def asarray(host: Any, dtype: str | None = None) -> Array:
             a: Array
             offset = _offset_in_file(host)
             if offset is None:
-                a = sent(numpy.array(host, dtype=dtype), cluster)
+                whole = dask.array.from_array(numpy.array(host, dtype=dtype), chunks=-1, name=False)
+                a = persisted(whole, cluster)
             else:
                 wanted = numpy.dtype(dtype or host.dtype)
-                parts = math.ceil(host.size * wanted.itemsize / most)
+                parts = math.ceil(host.size * wanted.itemsize / _BYTES_OF_PART)
                 a = _read(host, offset, wanted, _divide(host.shape[0], max(parts, count)))
             return a
 
         def shard(a: Any) -> Any:
             # The parts of an array that is read fit into memory already.
-            if a.name.startswith(READ) or (a.numblocks[0] > 1 and a.nbytes > most * count):
+            if a.name.startswith(READ) or (
+                a.numblocks[0] > 1 and a.nbytes > _BYTES_OF_PART * count
+            ):
                 return a
             return persisted(
                 persisted(a, cluster).rechunk({0: _divide(a.shape[0], count)}), cluster
