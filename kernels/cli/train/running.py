@@ -282,13 +282,17 @@ def measure(
     widest = max(layer.weight.shape[1] for layer in layers)
     size = max(1, MOST_ELEMENTS // widest)
 
+    def last(part: Array) -> Array:
+        return forward(layers, part, activation=activation, numerics=numerics)[-1]
+
+    # Else each operation on each block would be a task of Dask, and its result would fill memory.
+    last_of = place.compile(last) if place.name == "dask" else last
+
     def predict(x: Array) -> Array:
         # In parts, since all layers of all samples may need more memory than the data.
         starts = range(0, max(x.shape[0], 1), size)
         parts = [x] if len(starts) == 1 else [x[start : start + size, ...] for start in starts]
-        found = [
-            forward(layers, part, activation=activation, numerics=numerics)[-1] for part in parts
-        ]
+        found = [last_of(part) for part in parts]
         return found[0] if len(found) == 1 else array_namespace(x).concat(found)
 
     with np.errstate(over="ignore", invalid="ignore"):
