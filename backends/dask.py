@@ -97,6 +97,7 @@ def _traced(
     needed = {key for task in tasks.values() for key in task.dependencies}
     used = [i for i, a in enumerate(inputs) if not needed.isdisjoint(_keys(a))]
     places = {a.name: i for i, a in enumerate(inputs)}
+    fixed = {a.name for a in outputs if set(given).isdisjoint(a.dask)}
 
     def run(arrays: Sequence[Any]) -> Any:
         # Tasks of one name are one task to a cluster, so each call has names of its own.
@@ -109,13 +110,15 @@ def _traced(
             {names[key]: task.substitute(names, key=names[key]) for key, task in tasks.items()},
             dependencies=[arrays[i] for i in used],
         )
-        results = [
-            arrays[places[a.name]]
-            if a.name in places
-            else DaskArray(graph, _renamed(a.name, own), a.chunks, meta=a._meta)
-            for a in outputs
-        ]
-        (result,) = refilled(dask.persist(*results, optimize_graph=False))
+
+        def made(a: Any) -> Any:
+            if a.name in places:
+                return arrays[places[a.name]]
+            if a.name in fixed:
+                return a
+            return DaskArray(graph, _renamed(a.name, own), a.chunks, meta=a._meta)
+
+        (result,) = refilled(dask.persist(*map(made, outputs), optimize_graph=False))
         return result
 
     return run

@@ -168,13 +168,15 @@ def test_graph_is_made_once(backend):
 def test_calls_on_a_cluster_have_tasks_of_their_own(backend):
     """A cluster takes tasks of one name for the same, and keeps the first one's result."""
     dask, distributed = (importlib.import_module(name) for name in ("dask", "distributed"))
-    call = backend.compile(lambda a: (a * a, a))
     options = {"processes": False, "dashboard_address": "127.0.0.1:0", "set_as_default": False}
     with distributed.Client(**options) as client, dask.config.set(scheduler=client):
+        held = backend.asarray([3.0, 4.0]).persist()
+        call = backend.compile(lambda a: (a * a + held, a, held))
         kept = [call(backend.asarray([value, -value])) for value in (1.0, 2.0)]
-        for (square, same), value in zip(kept, (1.0, 2.0), strict=True):
-            np.testing.assert_array_equal(square.compute(), [value**2, value**2])
+        for (square, same, other), value in zip(kept, (1.0, 2.0), strict=True):
+            np.testing.assert_array_equal(square.compute(), [value**2 + 3.0, value**2 + 4.0])
             np.testing.assert_array_equal(same.compute(), [value, -value])
+            np.testing.assert_array_equal(other.compute(), [3.0, 4.0])
 
 
 @pytest.mark.library("dask")
