@@ -21,6 +21,7 @@ import backends
 
 from .._backend import BackendUnavailable
 from . import Workers
+from ._packed_team import PackedTeam
 
 # Environment variables by which `launch` tells processes the file where they meet, and who started
 # them.
@@ -72,9 +73,9 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
             f"The {size} workers cannot reach each other: {reason}."
         ) from error
     try:
-        from ._torch_team import TorchTeam
+        from ._torch_team import reduce
 
-        team = TorchTeam(dist.get_rank(), size)
+        team = PackedTeam(dist.get_rank(), size, reduce)
         yield Workers(
             place._replace(name=f"torch:{kind}"),
             shard=lambda a: a,
