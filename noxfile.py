@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -27,6 +28,8 @@ BACKENDS: dict[str, dict[str, Any]] = tomllib.loads(Path("backends/known.toml").
 PYTEST = ("hypothesis", "psutil", "pytest", "pytest-xdist")
 # Other programs that the tests of a library compare with.
 PEERS = {"jax": ("optax",)}
+# Open MPI has no builds for Windows.
+MPI = () if sys.platform == "win32" else ("mpi4py", "openmpi")
 # Processes that share the tests. On a GPU there is one, since JAX takes all its memory.
 TWO_AT_A_TIME = ("--numprocesses=2", "--dist=worksteal")
 # JAX compiles every operation for every shape; processes and sessions share the results.
@@ -209,7 +212,7 @@ def oldest(session: nox.Session, what: str) -> None:
 @timed
 def cli(session: nox.Session) -> None:
     """Test the command line, and run the commands, programs and examples of all pages."""
-    install(session, "-e", ".[bench,array-api-strict,ndonnx]", *PYTEST)
+    install(session, "-e", ".[bench,array-api-strict,ndonnx]", *PYTEST, *MPI)
     selected = ("--backend", "numpy", CLI_TESTS, *SMOKE)
     pytest(session, "cli", *TWO_AT_A_TIME, *selected, *session.posargs)
     pytest(session, "doctests", *DOCTESTS)
@@ -252,7 +255,7 @@ def hunt(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Make deliberate mistakes in a copy, which the tests must notice; `-- WORD` selects some."""
-    install(session, "-e", ".[cli,torch,jax,dask,ndonnx,estimators]", *PYTEST)
+    install(session, "-e", ".[cli,torch,jax,dask,ndonnx,estimators]", *PYTEST, *MPI)
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 

@@ -3,6 +3,7 @@
 python tests/_workers.py jax:cpu 3
 python tests/_workers.py dask 3
 torchrun --standalone --nproc-per-node 3 tests/_workers.py torch:cpu 3
+mpiexec -n 3 python tests/_workers.py mpi 3
 """
 
 import json
@@ -97,6 +98,7 @@ def observe(team, engine):
             for dtype in ("float32", "float64")
             for name, numerics in (("native", kernels.NATIVE), ("exact", kernels.EXACT))
         }
+    if engine in ("torch", "mpi"):
         found["finite"] = finite(team.backend.asarray, team.numerics(kernels.EXACT))
     problem = reference.make("digits", team.backend, "float64")
     found["digits"] = digest_after(problem, fit, STEPS, kernels.EXACT)

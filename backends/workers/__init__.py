@@ -22,7 +22,8 @@ from .._backend import Backend
 
 __all__ = ["ENGINES", "WorkerLost", "Workers", "join"]
 
-ENGINES = ("torch", "jax", "dask")
+# Each with its array library.
+ENGINES = {"torch": "torch", "jax": "jax", "dask": "dask", "mpi": "numpy"}
 
 # A process has one set of workers at a time.
 _FREE = Lock()
@@ -43,10 +44,11 @@ class Workers(NamedTuple):
         (array) -> array: split along the first axis an array that every step uses, if the engine
         gains from that.
     numerics
-        (numerics) -> numerics: those to give to `kernels.fit`. With torch these split batches.
+        (numerics) -> numerics: those to give to `kernels.fit`. With torch and MPI these split
+        batches.
     compile
-        The compiler to give to `kernels.fit`. With JAX and Dask this splits batches; with torch it
-        is None.
+        The compiler to give to `kernels.fit`. With JAX and Dask this splits batches; with torch and
+        MPI it is None.
     count
         How many workers there are.
     first

@@ -10,7 +10,7 @@ from _team import by_team
 
 import backends
 import kernels
-from backends.workers import Workers
+from backends.workers import ENGINES, Workers
 
 pytest.importorskip("typer", reason="the command line needs array-api-kernels[cli]")
 pytest.importorskip("rich", reason="the command line needs array-api-kernels[cli]")
@@ -25,8 +25,9 @@ from kernels.cli.train.settings import Options, Settings, with_engine
     ("options", "message"),
     [
         ("--workers 3", "--workers needs --engine"),
-        ("--engine abacus", "expected --engine to be torch or jax or dask, got 'abacus'"),
+        ("--engine abacus", "expected --engine to be torch or jax or dask or mpi, got 'abacus'"),
         ("--engine jax --workers 0", "expected --workers of 1 or more, got 0"),
+        ("--engine mpi --backend torch", "--engine mpi needs --backend numpy, got torch"),
         ("--engine jax --backend torch", "--engine jax needs --backend jax, got torch"),
         (
             "--engine dask --compile",
@@ -47,7 +48,7 @@ def test_mistake(options, message, capsys):
     assert capsys.readouterr() == ("", f"Error: {message}.\n")
 
 
-@pytest.mark.parametrize("engine", ["torch", "jax", "dask"])
+@pytest.mark.parametrize("engine", ["torch", "jax", "dask", "mpi"])
 @pytest.mark.parametrize("before", ["jax:cpu", "torch:cpu", "dask", "numpy"])
 @pytest.mark.parametrize("compile", [False, True])
 def test_any_engine_goes_on_with_what_another_began(engine, before, compile):
@@ -55,7 +56,7 @@ def test_any_engine_goes_on_with_what_another_began(engine, before, compile):
     found = with_engine(Settings(backend=before, compile=compile), Options(engine=engine))
     again = compile and before == "torch:cpu" == f"{engine}:cpu"
     assert found.compile == (engine == "jax" or again)
-    assert found.backend == engine
+    assert found.backend == ENGINES[engine]
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ class Options(NamedTuple):
         str | None,
         _option(
             "Arithmetic",
-            f"Split every batch among workers of {', '.join(ENGINES[:-1])} or {ENGINES[-1]}; "
+            f"Split every batch among workers of an engine: {', '.join(ENGINES)}; "
             "--backend may name their device, such as torch:cuda.",
         ),
     ] = None
@@ -325,7 +325,8 @@ class Options(NamedTuple):
         int | None,
         _option(
             "Arithmetic",
-            "How many workers the engine has. Default: as many as torchrun started, or 1.",
+            "How many workers the engine has. Default: as many as torchrun or mpiexec started, "
+            "or 1.",
         ),
     ] = None
     scheduler: Annotated[
@@ -421,14 +422,15 @@ def with_engine(settings: Settings, options: Options) -> Settings:
         if workers is not None:
             raise CliError("--workers needs --engine")
         return settings
-    choose("--engine", engine, ENGINES)
+    choose("--engine", engine, tuple(ENGINES))
     if settings.dual:
         raise CliError(f"expected no --engine with --dual, got --engine {engine}")
     if workers is not None and workers < 1:
         raise CliError(f"expected --workers of 1 or more, got {workers}")
-    backend = options.backend or engine
-    if backend.partition(":")[0] != engine:
-        raise CliError(f"--engine {engine} needs --backend {engine}, got {backend}")
+    library = ENGINES[engine]
+    backend = options.backend or library
+    if backend.partition(":")[0] != library:
+        raise CliError(f"--engine {engine} needs --backend {library}, got {backend}")
     if engine == "dask" and options.compile:
         raise CliError("--engine dask has arrays that --compile cannot compile")
     # The checkpoint of another engine, such as JAX, which always compiles, decides nothing here.

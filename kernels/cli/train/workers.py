@@ -30,6 +30,9 @@ from .settings import Options, Settings
 
 __all__ = ["check_alike", "fit_split", "join", "must_launch", "run_launched"]
 
+# Where a worker finds its number: with torchrun on its machine, with mpiexec among all.
+_NUMBERS = {"torch": ("LOCAL_RANK", "RANK"), "mpi": ("PMIX_RANK", "PMI_RANK")}
+
 # The exit status of a worker that ends because another did.
 _LOST = 75
 
@@ -49,7 +52,7 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
         yield Workers(alone, lambda a: a, lambda numerics: numerics, None, 1, True)
         return
     use_float64(dtype, numerics)
-    launched = _is_launched(engine)
+    launched = _number(engine) is not None
     if launched:
         # Workers would notice a Ctrl-C in different steps, and wait for each other.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -63,14 +66,15 @@ def join(options: Options, settings: Settings) -> Iterator[Workers]:
             yield team
     # A context of workers raises it as it ends.
     except workers.WorkerLost as error:
-        if not launched:
+        if not launched or engine == "mpi":
             raise CliError(str(error), status=1) from error
         # Whoever started the workers knows which one it was.
         raise typer.Exit(_LOST) from None
     except CliError:
         # A mistake is mostly the same for all workers. So the first on each machine prints it and
-        # ends first, on which torchrun ends the others. Another prints it only if it alone failed.
-        if launched and os.environ.get("LOCAL_RANK", "0") != "0":
+        # ends first, on which torchrun or mpiexec ends the others. Another prints it only if it
+        # alone failed.
+        if launched and _number(engine) != "0":
             time.sleep(_PATIENCE)
         raise
 
@@ -132,12 +136,13 @@ def fit_split(team: Workers) -> Callable[..., Fit]:
 
 def must_launch(engine: str | None) -> bool:
     """Say whether the engine's workers are processes that are still to be started."""
-    return engine == "torch" and not _is_launched(engine)
+    return engine == "torch" and _number(engine) is None
 
 
-def _is_launched(engine: str) -> bool:
-    """Say whether this process is a worker that torchrun has started."""
-    return engine == "torch" and "RANK" in os.environ
+def _number(engine: str) -> str | None:
+    """Find the number of this process, if it is a worker that torchrun or mpiexec has started."""
+    names = (name for name in _NUMBERS.get(engine, ()) if name in os.environ)
+    return next((os.environ[name] for name in names), None)
 
 
 def run_launched(options: Options, checkpoint: Path | None) -> int:
