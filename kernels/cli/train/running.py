@@ -285,8 +285,10 @@ def measure(
     def last(part: Array) -> Array:
         return forward(layers, part, activation=activation, numerics=numerics)[-1]
 
-    # Else each operation on each block would be a task of Dask, and its result would fill memory.
-    last_of = place.compile(last) if place.name == "dask" else last
+    # Else each operation on each block would be a task of Dask, of which workers remember much.
+    in_tasks = place.name == "dask"
+    last_of = place.compile(last) if in_tasks else last
+    whole = place.to_numpy if in_tasks else lambda a: a
 
     def predict(x: Array) -> Array:
         # In parts, since all layers of all samples may need more memory than the data.
@@ -296,9 +298,14 @@ def measure(
         return found[0] if len(found) == 1 else array_namespace(x).concat(found)
 
     with np.errstate(over="ignore", invalid="ignore"):
-        given = {"sample_weight": problem.sample_weight, "numerics": numerics}
-        loss, _ = problem.loss(predict(problem.x), problem.y, **given)
-        final = float(place.to_numpy(loss))
+        weight = problem.sample_weight
+        loss, _ = problem.loss(
+            whole(predict(problem.x)),
+            whole(problem.y),
+            sample_weight=None if weight is None else whole(weight),
+            numerics=numerics,
+        )
+        final = float(loss if in_tasks else place.to_numpy(loss))
         if problem.held_out is None:
             return Scores(final, None)
         x, y = problem.held_out
