@@ -319,7 +319,7 @@ def test_no_scheduler(backend):
     assert (out, err) == ("", "Error: There is no Dask scheduler at 'tcp://127.0.0.1:9'.\n")
 
 
-def test_loss_of_ones_own(backend):
+def test_loss_of_ones_own(backend, monkeypatch):
     """It may hold arrays and the namespace of Dask, and sees NumPy's; what it raises stays its."""
     rng = np.random.default_rng(1)
     x, y, weights = (rng.normal(size=shape).astype("float32") for shape in ((9, 3), (9, 2), (1, 2)))
@@ -345,6 +345,9 @@ def test_loss_of_ones_own(backend):
     def fail(prediction, target, *, numerics):
         raise Wrong("mine")
 
+    def fail_deeply(prediction, target, *, numerics):
+        return fail_deeply(prediction, target, numerics=numerics)
+
     expected, losses = trained(np.asarray, np)
     with workers.join("dask", 2) as team:
         place = team.backend
@@ -353,10 +356,15 @@ def test_loss_of_ones_own(backend):
         np.testing.assert_array_equal(place.to_numpy(found_losses), losses, strict=True)
         placed = place.asarray(x), place.asarray(y)
         layers = kernels.init((3, 2), like=placed[0])
-        with pytest.raises(Wrong, match=r"^mine$"):
-            kernels.fit(
-                layers, *placed, learning_rate=0.1, steps=1, loss=fail, compile=place.compile
-            )
+        monkeypatch.setattr("backends.workers._dask_steps._SECONDS_BETWEEN_LOOKS", 0.1)
+        for loss, error, message in (
+            (fail, Wrong, r"^mine$"),
+            (fail_deeply, RuntimeError, "maximum recursion depth"),
+        ):
+            with pytest.raises(error, match=message):
+                kernels.fit(
+                    layers, *placed, learning_rate=0.1, steps=1, loss=loss, compile=place.compile
+                )
 
 
 def test_activation_that_changes_the_gradient(backend):

@@ -229,7 +229,13 @@ def _array(host: Any) -> Any:
 def _wait_for(future: Any, cluster: Cluster) -> Any:
     """Wait for a value and fetch it; raise WorkerLost if no worker can compute it."""
     client = cluster.client
-    looks, before = 0, None
+    looks, before, failed = 0, None, None
+
+    def look(dask_scheduler: Any) -> tuple[int, str | None]:
+        task = dask_scheduler.tasks.get(future.key)
+        cause = task and (task.exception_blame or task)
+        return dask_scheduler.transition_counter, cause and cause.exception_text
+
     while True:
         try:
             return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
@@ -237,6 +243,11 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
             if future.status == "error":
                 # It raises the task's TimeoutError, which may be the user's own.
                 return future.result()
+            transitions, error = client.run_on_scheduler(look)
+            if error and error == failed:
+                # A client does not notice an error whose traceback is too deep to be pickled.
+                raise RuntimeError(f"a task of Dask failed: {error}") from None
+            failed = error
             if not client.nthreads():
                 raise WorkerLost("the Dask scheduler has no worker left") from None
             workers = client.scheduler_info(n_workers=-1).get("workers", {}).values()
@@ -245,10 +256,7 @@ def _wait_for(future: Any, cluster: Cluster) -> Any:
             paused = [worker for worker in workers if worker["status"] == "paused"]
             metrics = [worker["metrics"] for worker in workers]
             busy = any(of_one["task_counts"].get(state) for of_one in metrics for state in _BUSY)
-            progress = (
-                client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter),
-                [of_one["spilled_bytes"] for of_one in metrics],
-            )
+            progress = transitions, [of_one["spilled_bytes"] for of_one in metrics]
             looks = looks + 1 if paused and not busy and progress == before else 0
             before = progress
             if looks == _LOOKS_WITHOUT_PROGRESS:
