@@ -9,6 +9,7 @@ make the graph of small arrays than to compute it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 from uuid import uuid4
 
@@ -85,7 +86,8 @@ def _traced(
     from dask.highlevelgraph import HighLevelGraph
 
     inputs = [_input(a) for a in like]
-    outputs, refilled = unpack_collections(function(*filled(inputs)))
+    # Copies, since a function that changes an array in place gives it other blocks.
+    outputs, refilled = unpack_collections(function(*filled([copy(a) for a in inputs])))
     given = [key for a in inputs for key in _keys(a)]
     wanted = [key for a in outputs for key in _keys(a)]
     graph = HighLevelGraph.merge(*(a.dask for a in (*outputs, *inputs)))

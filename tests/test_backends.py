@@ -180,6 +180,21 @@ def test_calls_on_a_cluster_have_tasks_of_their_own(backend):
 
 
 @pytest.mark.library("dask")
+def test_graph_of_a_function_that_changes_what_it_is_given(backend):
+    def function(a):
+        a[0] = 9.0
+        return a, a * 2.0
+
+    call = backend.compile(function)
+    for value in (1.0, 2.0):
+        a = backend.asarray([value, value])
+        changed, double = map(fetch, call(a))
+        np.testing.assert_array_equal(changed, [9.0, value])
+        np.testing.assert_array_equal(double, [18.0, value * 2.0])
+        np.testing.assert_array_equal(fetch(a), [value, value])
+
+
+@pytest.mark.library("dask")
 def test_value_that_a_graph_cannot_have(backend):
     call = backend.compile(lambda a: a if a[0] > 0.0 else -a)
     with pytest.raises(TypeError, match=r"expected a function that reads no value.*compile=None"):
