@@ -1,4 +1,4 @@
-"""Where arrays lie, and what they hold in the host's memory, without an array library."""
+"""Where arrays lie, what they hold in the host's memory, and how the host rounds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from array_api_compat import array_namespace, device
 from ._typing import Array
 
 _TYPECODES: dict[str, Literal["f", "d"]] = {"float32": "f", "float64": "d"}
+
+# Names, as Python would add two numbers in the code when it compiles that.
+_ONE, _QUARTER_UNIT = 1.0, 2.0**-54
+
+
+def check_rounding() -> None:
+    """Raise RuntimeError unless this thread rounds to nearest, which a library can change."""
+    if _ONE + _QUARTER_UNIT > _ONE or _ONE + 3.0 * _QUARTER_UNIT == _ONE:
+        raise RuntimeError(
+            "expected floating-point numbers to be rounded to nearest, got a thread in which they "
+            "are rounded up, down or towards zero: look for a library that calls fesetround"
+        )
 
 
 def dtype_name(a: Array) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from array_api_compat import array_namespace
 
 from ._checks import check_array, to_integer
-from ._host import placement
+from ._host import check_rounding, placement
 from ._typing import Array
 from .random import uniform
 
@@ -59,6 +59,8 @@ def init(
     TypeError
         If `like` is not an array, or is neither float32 nor float64, or if a size or the seed is
         not an integer.
+    RuntimeError
+        If the thread does not round to nearest.
 
     References
     ----------
@@ -73,6 +75,7 @@ def init(
     [(3, 2), (2, 1)]
     """
     check_array("like", like)
+    check_rounding()
     if not hasattr(sizes, "__iter__"):
         raise TypeError(f"expected sizes such as (3, 2), got {sizes!r}")
     sizes = tuple(to_integer("every size", size) for size in sizes)

@@ -19,7 +19,7 @@ from ._checks import (
     to_signed,
 )
 from ._compiled import compiled, repeats, try_compiler
-from ._host import placement
+from ._host import check_rounding, placement
 from ._network_checks import check_input, check_layers
 from ._optimized import Scalars, optimized_step, row
 from ._typing import Array, Compiler
@@ -172,7 +172,7 @@ def fit(
         another optimizer's; weights are given and the loss takes no sample_weight; or, with
         `compile`, it, the loss or the numerics cannot be hashed.
     RuntimeError
-        If the compiler changes bits of exact numerics.
+        If the compiler changes bits of exact numerics, or the thread does not round to nearest.
 
     Examples
     --------
@@ -203,6 +203,8 @@ def fit(
     before, slots = _begin(optimizer, layers, state, batches.start)
     check_targets(loss, y, layers[-1].weight.shape[1])
     check_numerics(numerics)
+    if isinstance(numerics, Exact):
+        check_rounding()
     in_dual = use_dual(dual, optimizer, numerics, layers, batches, compile)
     # torch takes no samples of most unsigned integers.
     classes = loss in (softmax_cross_entropy, logistic_cross_entropy)

@@ -6,11 +6,13 @@ against integers of Python, which hold every float exactly.
 """
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import math
 import operator
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -507,6 +509,46 @@ def test_default_precision_of_jax(backend, dtype):
     with jax.default_matmul_precision("F32_F32_F32"):
         got = EXACT.matmul(backend.asarray(a), backend.asarray(b))
     assert_identical(fetch(got), EXACT.matmul(a, b))
+
+
+# Down, up and towards zero, as the C library's fesetround takes them.
+DIRECTIONS = {
+    "x86_64": (0x400, 0x800, 0xC00),
+    "aarch64": (0x800000, 0x400000, 0xC00000),
+}.get({"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine()), ())
+
+
+@contextlib.contextmanager
+def rounded(direction):
+    """Round in a direction, as a library might leave this thread."""
+    library = ctypes.CDLL(None)
+    assert library.fesetround(direction) == 0
+    try:
+        yield
+    finally:
+        library.fesetround(0)
+
+
+@pytest.mark.library("numpy")
+@pytest.mark.skipif(os.name == "nt" or not DIRECTIONS, reason="the C library has other numbers")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_direction_of_rounding(direction):
+    """It is seen before anything is computed, also where a compiler computes all."""
+    a = np.ones((2, 2))
+    layers = (Layer(a),)
+    calls = (
+        lambda: EXACT.matmul(a, a),
+        lambda: EXACT.sum(a, axis=0),
+        lambda: kernels.init((2, 2), like=a),
+        lambda: kernels.numerics.check_compiler(lambda function: function, like=a),
+        lambda: kernels.fit(
+            layers, a, a, learning_rate=0.1, steps=1, numerics=EXACT,
+            compile=lambda _: pytest.fail("compiled"), check_compiler=False, batch_size=1,
+        ),
+    )  # fmt: skip
+    for call in calls:
+        with rounded(direction), pytest.raises(RuntimeError, match="to be rounded to nearest, got"):
+            call()
 
 
 def test_predictions_do_not_depend_on_the_batch(backend, dtype):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace
 
-from .._host import placement, to_host
+from .._host import check_rounding, placement, to_host
 from .._typing import Array
 from .elementary import float64_of
 
@@ -36,7 +36,7 @@ def check_compiler(compile: Callable[[Callable[..., Any]], Any], *, like: Array)
     Raises
     ------
     RuntimeError
-        If a bit differs.
+        If a bit differs, or the thread does not round to nearest.
     TypeError
         If the library has no float64.
 
@@ -46,6 +46,7 @@ def check_compiler(compile: Callable[[Callable[..., Any]], Any], *, like: Array)
     >>> from kernels.numerics import check_compiler
     >>> check_compiler(lambda function: function, like=np.zeros(0))
     """
+    check_rounding()
     xp = array_namespace(like)
     numbers = float64_of(xp.asarray(_NUMBERS, dtype=xp.float32, **placement(like)), xp)
     got = list(to_host(compile(_sums_and_quotients)(numbers)))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, cast
 
 from array_api_compat import array_namespace
 
-from .._host import placement
+from .._host import check_rounding, placement
 from .._typing import Array
 from . import elementary
 from .elementary import float64_of, leading_half, power_of_two
@@ -136,6 +136,8 @@ class Exact:
     TypeError
         In use, if a dtype is neither float32 nor float64, operands differ in dtype, the library has
         no float64, or it would differentiate through this.
+    RuntimeError
+        In products and sums, if the thread does not round to nearest.
 
     References
     ----------
@@ -346,6 +348,7 @@ class Exact:
         self, matrices: Sequence[tuple[Array, int]], k: int, team: Team, xp: Any
     ) -> list[Operand]:
         """Cut left (0) and right (1) operands of sums over the k terms that a team holds."""
+        check_rounding()
         for a, _ in matrices:
             _check_matrix(a)
             _check_dtypes(matrices[0][0], a)
