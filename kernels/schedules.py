@@ -19,7 +19,7 @@ from ._checks import to_learning_rate, to_positive, to_real
 __all__ = ["Schedule", "constant", "cosine", "exponential", "inverse", "linear", "warmup"]
 
 # Our own, as the program may have set another.
-_CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[])
+_CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, clamp=0, traps=[])
 
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 

@@ -134,6 +134,8 @@ import decimal
 
 context = decimal.getcontext()
 context.prec, context.rounding, context.traps[decimal.Inexact] = 3, decimal.ROUND_UP, True
+default = decimal.DefaultContext
+default.Emin, default.Emax, default.clamp = -3, 3, 1
 """
 
 

@@ -28,7 +28,9 @@ _MASK = 2**30 - 1
 _UPPER = 107
 
 # Our own, as the program may have set another.
-with localcontext(Context(prec=30, rounding=ROUND_HALF_EVEN, traps=[])):
+with localcontext(
+    Context(prec=30, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, clamp=0, traps=[])
+):
     _LN2 = Decimal(2).ln()
     _STEPS = int(256 / _LN2 * 2**20)
     # ln 2 / 256 in parts of 34 bits, ln 2 in parts of 42: products with whole numbers are exact.
