@@ -66,6 +66,13 @@ def join(count: int | None = None, device: str | None = None) -> Iterator[Worker
         parent = int(os.environ.get(_PARENT, os.getppid()))
         Thread(target=_end_with, args=(parent, left), daemon=True).start()
     try:
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # When torchrun on one machine starts all again, its store still has the addresses of
+            # those that have ended, which others may read before they are written anew.
+            common, *_ = next(dist.rendezvous("env://"))
+            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"start-{start}", common)
+            options = {"store": store, "rank": rank, "world_size": size}
         dist.init_process_group("gloo" if kind == "cpu" else "nccl", **options)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
